@@ -31,16 +31,19 @@ pub async fn drain(edge: &Arc<Edge>, wait: Duration) {
     edge.enter(Stage::Stopped);
 }
 
-/// Ends what has begun, after another process has taken over: connections of HTTP get `wait` at most, others have no limit.
-/// Agents are told first, so that visitors find them at the other process.
+/// Ends what has begun, after another process has taken over: connections of HTTP and sessions that cannot be had twice get `wait`
+/// at most, others have no limit. Agents are told first, so that visitors find them at the other process.
 pub async fn hand_over(edge: &Arc<Edge>, agents: &Arc<Agents>, wait: Duration) {
     agents.leave();
     let (open, http) = (&edge.metrics.connections_open, &edge.metrics.http_connections_open);
     tracing::info!(connections = open.get(), "another process serves; what has begun here goes on");
-    wait_until(wait, || open.get() == 0).await;
+    let streams = || edge.peer_streams.used();
+    let rests = || open.get() == 0 && agents.staying.count() == 0 && streams() == 0;
+    wait_until(wait, rests).await;
     edge.enter(Stage::Draining);
+    agents.staying.end();
     tracing::info!(connections = open.get(), http_connections = http.get(), "connections of HTTP end");
-    while open.get() > 0 {
+    while !rests() {
         sleep(Duration::from_millis(REST_LOOK_MS)).await;
     }
     edge.enter(Stage::Ending);

@@ -209,13 +209,13 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
     let threads = start_shards(config, &agents, mailboxes)?;
     let disk = saved.disk();
     if let Some(follows) = follows {
-        let taken = succeed::take_over(follows, handed, &edge, &installer, &saved);
+        let taken = succeed::take_over(follows, handed, &agents, &installer, &saved);
         tokio::select! {
             taken = taken => taken?,
             () = &mut stop => return Ok(()),
         }
     }
-    let host = door.as_ref().map(|door| edge_host(door, &edge, &installer, &saved, &admin)).transpose()?;
+    let host = door.as_ref().map(|door| edge_host(door, &agents, &installer, &saved, &admin)).transpose()?;
     serve_admin(admin, &edge, &disk, admin_token.as_ref())?;
     tokio::spawn(bound::keep(Arc::clone(&edge), Arc::clone(&disk), saved.bound_file()));
     tokio::spawn(write_again(Arc::clone(&disk), Arc::clone(&installer)));
@@ -252,13 +252,14 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
 /// What a process that takes over from this one is given.
 fn edge_host(
     door: &UnixListener,
-    edge: &Arc<Edge>,
+    agents: &Arc<Agents>,
     installer: &Arc<Mutex<Installer>>,
     saved: &Saved,
     admin: &[Listener],
 ) -> Result<EdgeHost> {
     Ok(EdgeHost {
-        edge: Arc::clone(edge),
+        edge: Arc::clone(agents.edge()),
+        agents: Arc::clone(agents),
         installer: Arc::clone(installer),
         disk: saved.disk(),
         lock: saved.lock_copy()?,

@@ -12,4 +12,4 @@ mod serve;
 
 pub use dial::keep;
 pub use directory::{Directory, GRACE_SECS, PEERS_MAX};
-pub use serve::serve;
+pub use serve::{serve, serve_newer};

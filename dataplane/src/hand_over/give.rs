@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use super::channel::{Channel, borrowed};
+use crate::net::channel::{Channel, borrowed};
 use super::error::HandOverError;
 use super::giving::{ANSWER_SECS_MAX, Act, Giving, Input};
 use super::message::{FromNewer, FromOlder, Item};

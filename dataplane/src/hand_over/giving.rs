@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::channel::DESCRIPTORS_MAX;
+use crate::net::channel::DESCRIPTORS_MAX;
 use super::message::{FORMAT, FromNewer};
 
 /// Seconds a program may take from its start to its first word. Until then changes from control are put in force as ever.

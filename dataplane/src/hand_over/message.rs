@@ -76,7 +76,7 @@ pub(super) enum FromOlder {
 /// What a descriptor is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
-    /// Listeners are named as in metrics; others are `claim`, `directory`, `door`, `quic` and `passage`.
+    /// Listeners are named as in metrics; others are `claim`, `directory`, `door`, `quic`, `passage`, `older` and `ticket_keys`.
     pub name: String,
     /// Of a claim: the listener with the address that it keeps.
     #[serde(default, skip_serializing_if = "Option::is_none")]

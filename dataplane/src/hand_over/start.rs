@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
-use super::channel::Channel;
+use crate::net::channel::Channel;
 use super::error::HandOverError;
 
 /// Milliseconds to wait for the status of a program that has closed its channel.

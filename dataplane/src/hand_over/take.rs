@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::channel::Channel;
+use crate::net::channel::Channel;
 use super::error::HandOverError;
 use super::handed::Handed;
 use super::message::{FORMAT, FromNewer, FromOlder};

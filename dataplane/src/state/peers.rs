@@ -2,12 +2,14 @@
 //! connection.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ebbgate_model::EdgeId;
 use ebbgate_model::feed::{EdgeReach, PeerEdge};
 use tokio::sync::watch;
 
+use super::older::OlderProcess;
 use crate::net::tls::PeerTls;
 use crate::tunnel::session::SessionState;
 
@@ -19,10 +21,28 @@ pub type PeerList = Arc<BTreeMap<EdgeId, PeerEdge>>;
 pub struct PeerWay {
     /// Which edge.
     pub edge: EdgeId,
-    /// `host:port`.
-    pub address: String,
+    /// Where it is.
+    pub place: Place,
     /// Ends when the edge is gone.
     pub session: Arc<SessionState>,
+}
+
+/// Where a way leads.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// To another edge, at `host:port`.
+    Address(String),
+    /// To a process of this edge that has handed over.
+    Older(Arc<OlderProcess>),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => f.write_str(address),
+            Self::Older(_) => f.write_str("an older process of this edge"),
+        }
+    }
 }
 
 /// See the module.

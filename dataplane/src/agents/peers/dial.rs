@@ -8,7 +8,9 @@ use ebbgate_tunnel::{driver, heartbeat};
 use ebbgate_wire::mux::Role;
 use ebbgate_wire::rpc::StreamKind;
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::spawn_blocking;
 use tokio::time::{Duration, Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
@@ -18,7 +20,8 @@ use crate::net::socket::Socket;
 use crate::net::tls::edge_of;
 use crate::state::edge::Stage;
 use crate::state::metrics::GaugeGuard;
-use crate::state::peers::PeerWay;
+use crate::state::older::{OlderProcess, Purpose};
+use crate::state::peers::{PeerWay, Place};
 use crate::state::random;
 use crate::state::shard::Shard;
 
@@ -65,7 +68,7 @@ async fn keep_open(shard: &Shard, way: &PeerWay) {
             retry_ms = RETRY_MS_MIN;
         }
         if retry_ms == RETRY_MS_MIN {
-            tracing::warn!(peer = %way.edge, address = way.address, %error, "no way to another edge; trying again");
+            tracing::warn!(peer = %way.edge, address = %way.place, %error, "no way to another edge; trying again");
         }
         sleep(Duration::from_millis(retry_ms / 2 + random::number() % (retry_ms / 2 + 1))).await;
         retry_ms = (retry_ms * 2).min(RETRY_MS_MAX);
@@ -74,10 +77,26 @@ async fn keep_open(shard: &Shard, way: &PeerWay) {
 
 /// Connects, and carries streams until the connection ends.
 async fn once(shard: &Shard, way: &PeerWay) -> NoWay {
+    match &way.place {
+        Place::Address(address) => to_edge(shard, way, address).await,
+        Place::Older(process) => to_process(shard, way, process).await,
+    }
+}
+
+async fn to_process(shard: &Shard, way: &PeerWay, process: &Arc<OlderProcess>) -> NoWay {
+    let process = Arc::clone(process);
+    let connected = spawn_blocking(move || process.connect(Purpose::Carry)).await.map_err(io::Error::other);
+    match connected.flatten().and_then(UnixStream::from_std) {
+        Ok(stream) => carry(shard, way, stream).await,
+        Err(error) => error.into(),
+    }
+}
+
+async fn to_edge(shard: &Shard, way: &PeerWay, address: &str) -> NoWay {
     let edge = shard.edge();
     let Some(proof) = edge.peers.proof() else { return NoWay::NoProof };
     let connecting = async {
-        let socket = Socket::new(TcpStream::connect(way.address.as_str()).await?)?.for_agent()?;
+        let socket = Socket::new(TcpStream::connect(address).await?)?.for_agent()?;
         // No name is looked at: the certificate names the edge.
         let name = ServerName::IpAddress(socket.peer().ip().into());
         TlsConnector::from(Arc::clone(&proof.client)).connect(name, socket).await
@@ -91,6 +110,15 @@ async fn once(shard: &Shard, way: &PeerWay) -> NoWay {
     if named != Some(way.edge) {
         return NoWay::Another(named);
     }
+    carry(shard, way, io).await
+}
+
+/// Carries streams until the connection ends.
+async fn carry<IO>(shard: &Shard, way: &PeerWay, io: IO) -> NoWay
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let edge = shard.edge();
     let io = Heard { io, liveness: Arc::clone(&way.session.liveness) };
     let (mux, incoming, driving) = driver::connect(io, Role::Client, PEER_LIMITS);
     // The other edge opens no streams.
@@ -107,7 +135,7 @@ async fn once(shard: &Shard, way: &PeerWay) -> NoWay {
         // Only now the other edge has taken this one for one of the installation.
         let answered = |_| {
             carrier.get_or_insert_with(|| {
-                tracing::info!(peer = %way.edge, address = way.address, "a way to another edge is open");
+                tracing::info!(peer = %way.edge, address = %way.place, "a way to another edge is open");
                 (way.session.carry(mux.handle()), GaugeGuard::new(&edge.metrics.peer_ways_open))
             });
         };

@@ -21,10 +21,12 @@ pub(super) enum NotServed {
     Silent,
 }
 
-/// `found`: the endpoint of the session that the header names, if it is connected to this edge.
+/// `found`: the endpoint of the session that the header names, if it is connected to this edge. `passed_on`: to an older process of
+/// it, which passes nothing on.
 pub(super) fn judge(
     header: &PeerHeader,
     found: Option<&Arc<Endpoint>>,
+    passed_on: bool,
 ) -> Result<(AgentRef, Origin), NotServed> {
     if header.hops != HOPS_MAX {
         return Err(NotServed::Hops);
@@ -33,7 +35,7 @@ pub(super) fn judge(
         found.filter(|endpoint| endpoint.account == header.account && endpoint.url.scheme() == header.proto);
     let agent = match found.map(|endpoint| &endpoint.kind) {
         // An agent of a third edge is never asked, whatever was told of it.
-        Some(Kind::Agent(agent)) if agent.elsewhere.is_none() => agent,
+        Some(Kind::Agent(agent)) if agent.elsewhere.is_some() == passed_on => agent,
         _ => return Err(NotServed::NotHere),
     };
     if agent.session.is_silent() {
@@ -64,8 +66,8 @@ mod tests {
             passthrough: false,
             hops: 1,
         };
-        let why = |header: &PeerHeader, found| judge(header, found).err();
-        let (agent, origin) = judge(&header, Some(&endpoint)).unwrap();
+        let why = |header: &PeerHeader, found| judge(header, found, false).err();
+        let (agent, origin) = judge(&header, Some(&endpoint), false).unwrap();
         assert_eq!((&*agent.bind, origin.client), ("bind-1", header.client));
         for hops in [0, 2, u8::MAX] {
             assert_eq!(why(&PeerHeader { hops, ..header.clone() }, Some(&endpoint)), Some(NotServed::Hops));
@@ -88,5 +90,6 @@ mod tests {
         agent.elsewhere = Some(Box::new(elsewhere));
         let third = Arc::new(third);
         assert_eq!(why(&header, Some(&third)), Some(NotServed::NotHere));
+        assert!(judge(&header, Some(&third), true).is_ok(), "an older process of this edge passes nothing on");
     }
 }

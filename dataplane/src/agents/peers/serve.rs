@@ -1,5 +1,8 @@
-//! A connection of another edge: its streams go to agents that are connected here, and to nobody else.
+//! A connection of another edge, or of the process of this edge that has taken over: its streams go to agents that are connected
+//! here, and for another edge to those of this edge's older processes.
 
+use std::fmt;
+use std::os::unix::net::UnixStream as StdStream;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -8,7 +11,8 @@ use ebbgate_tunnel::driver::{self, Stream};
 use ebbgate_tunnel::{heartbeat, reset_code};
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::StreamKind;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::net::UnixStream;
 use tokio::task::spawn_local;
 use tokio::time::{Duration, timeout};
 
@@ -56,35 +60,73 @@ pub async fn serve(shard: Shard, agents: Arc<Agents>, socket: Socket, admitted: 
     };
     tracing::info!(%peer, edge = %id, "another edge connected");
     let open = GaugeGuard::new(&edge.metrics.peer_connections_open);
+    let mut list = edge.peers.changes();
+    let unnamed = async {
+        let _ = list.wait_for(|list| !list.contains_key(&id)).await;
+    };
+    let reason = carry(Context { shard, agents, from: From::Edge(id) }, io, unnamed).await;
+    tracing::info!(%peer, edge = %id, reason, "the connection of another edge is over");
+    drop((open, admitted));
+}
+
+/// Serves a connection of the process of this edge that has taken over, to its end.
+pub async fn serve_newer(shard: Shard, agents: Arc<Agents>, stream: StdStream) {
+    let reason = match UnixStream::from_std(stream) {
+        Ok(io) => carry(Context { shard, agents, from: From::Newer }, io, std::future::pending()).await,
+        Err(error) => return tracing::error!(%error, "the process that serves cannot be served"),
+    };
+    tracing::debug!(reason, "a connection of the process that serves is over");
+}
+
+/// Serves streams until the connection ends, or `unnamed` completes: its other end is an edge no longer. Gives why.
+async fn carry<IO>(context: Context, io: IO, unnamed: impl Future<Output = ()>) -> &'static str
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (mux, mut incoming, driving) = driver::connect(io, Role::Server, PEER_LIMITS);
     let mut driving = spawn_local(driving);
-    let ending = edge.reached(Stage::Ending);
-    tokio::pin!(ending);
-    let mut list = edge.peers.changes();
-    let context = Rc::new(Context { shard, agents, id });
+    let ending = context.shard.edge().reached(Stage::Ending);
+    tokio::pin!(ending, unnamed);
+    let context = Rc::new(context);
     let reason = loop {
         tokio::select! {
             stream = incoming.accept() => match stream {
                 Some(stream) => drop(spawn_local(Rc::clone(&context).stream(stream))),
                 None => break "the connection ended",
             },
-            _ = list.wait_for(|list| !list.contains_key(&id)) => break "control names the edge no longer",
+            () = &mut unnamed => break "control names the edge no longer",
             () = &mut ending => break "the edge is restarting",
         }
     };
-    tracing::info!(%peer, edge = %id, reason, "the connection of another edge is over");
     mux.goaway(Code::NONE, reason);
     if timeout(Duration::from_secs(END_SECS_MAX), &mut driving).await.is_err() {
         driving.abort();
     }
-    drop((open, admitted));
+    reason
+}
+
+/// Where a connection comes from.
+#[derive(Debug, Clone, Copy)]
+enum From {
+    Edge(EdgeId),
+    /// The process of this edge that has taken over.
+    Newer,
+}
+
+impl fmt::Display for From {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Edge(id) => id.fmt(f),
+            Self::Newer => f.write_str("this edge's newer process"),
+        }
+    }
 }
 
 /// What the streams of one connection share.
 struct Context {
     shard: Shard,
     agents: Arc<Agents>,
-    id: EdgeId,
+    from: From,
 }
 
 impl Context {
@@ -94,7 +136,7 @@ impl Context {
             // It ends when the other edge ends it.
             Ok(StreamKind::Heartbeat) => return drop(heartbeat::echo(stream, || {}).await),
             Ok(kind) => {
-                tracing::debug!(edge = %self.id, %kind, "a stream of another edge is refused");
+                tracing::debug!(edge = %self.from, %kind, "a stream of another edge is refused");
                 return stream.reset(Code::REFUSED);
             }
             Err(_) => return,
@@ -102,13 +144,19 @@ impl Context {
         let read = timeout(Duration::from_secs(HEADER_SECS_MAX), header(&mut stream)).await;
         let Ok(Some(header)) = read else { return stream.reset(Code::REFUSED) };
         let session = self.agents.sessions.get(header.session);
-        let found = session.and_then(|session| session.endpoint(header.endpoint));
-        let edge = self.shard.edge();
-        let refused = |why: &dyn std::fmt::Display| {
-            edge.metrics.peer_streams_refused.inc();
-            tracing::info!(edge = %self.id, account = %header.account, endpoint = %header.endpoint, %why, "a stream of another edge is not served");
+        // Another edge reaches sessions of this edge's older processes through this one; a process of this edge connects to each.
+        let passed_on = matches!(self.from, From::Edge(_)) && session.is_none();
+        let found = if passed_on {
+            self.agents.peers.older_endpoint(header.session, header.endpoint)
+        } else {
+            session.and_then(|session| session.endpoint(header.endpoint))
         };
-        let (agent, origin) = match judge(&header, found.as_ref()) {
+        let edge = self.shard.edge();
+        let refused = |why: &dyn fmt::Display| {
+            edge.metrics.peer_streams_refused.inc();
+            tracing::info!(edge = %self.from, account = %header.account, endpoint = %header.endpoint, %why, "a stream of another edge is not served");
+        };
+        let (agent, origin) = match judge(&header, found.as_ref(), passed_on) {
             Ok(served) => served,
             Err(why) => {
                 refused(&why);
