@@ -22,6 +22,10 @@ use ebbgate_lab::program::skip;
 use ebbgate_lab::test_lab::TestLab;
 use ebbgate_lab::wait::{self, soon};
 
+use rustls::HandshakeKind;
+use rustls::version::{TLS12, TLS13};
+use serde_json::json;
+
 use crate::sdk::{self, Family};
 use crate::service;
 use crate::visitor::{Tls, Visitor};
@@ -380,6 +384,42 @@ fn a_session_of_an_sdk_stays_with_its_process_over_two_upgrades_and_ends_with_it
     soon("the session to end", || Ok(sessions()?.is_empty().then_some(())))?;
     ensure!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)), "the stream has ended");
     soon("the first process to end", || lab.edge()?.exited())?;
+    Ok(())
+}
+
+/// How a client's next connection begins.
+fn handshake(visitor: &Visitor) -> Result<Option<HandshakeKind>> {
+    let mut stream = visitor.tls(API_HOST)?;
+    let kind = stream.conn.handshake_kind();
+    write!(stream, "GET / HTTP/1.1\r\nhost: {API_HOST}\r\nconnection: close\r\n\r\n")?;
+    stream.flush()?;
+    // Tickets of TLS 1.3 come with the answer.
+    let answer = http::answer(&mut stream)?;
+    ensure!(answer.status == 200, "{}", answer.status);
+    Ok(kind)
+}
+
+#[test]
+fn a_client_of_https_resumes_at_the_processes_after_two_upgrades() -> Result<()> {
+    let mut lab = TestLab::running()?;
+    let api = lab.api()?;
+    guide::domain(&api)?;
+    let answer = json!({ "on_http_request": [{ "actions": [
+        { "type": "custom-response", "config": { "status_code": 200, "body": "ok" } },
+    ] }] });
+    guide::cloud(&api, &format!("https://{API_HOST}"), &answer)?;
+    let visitors = [Visitor::only(&lab, &TLS12)?, Visitor::only(&lab, &TLS13)?];
+    visitors[0].wait_https(API_HOST)?;
+    visitors[1].wait_https(API_HOST)?;
+    for n in 0..2 {
+        let copy = lab.file(&format!("edge-{n}"));
+        fs::copy(lab.programs().edge(), &copy)?;
+        let pid = lab.upgrade_edge(&copy)?;
+        soon("the new process to say so", || Ok((served_by(&lab)? == pid).then_some(())))?;
+        for visitor in &visitors {
+            assert_eq!(handshake(visitor)?, Some(HandshakeKind::Resumed), "after upgrade {n}");
+        }
+    }
     Ok(())
 }
 

@@ -110,7 +110,7 @@ async fn tell_all(agents: &Arc<Agents>, stream: UnixStream) -> LineEnded {
     let (mut lines, mut piece) = (Lines::default(), vec![0; READ_BYTES]);
     loop {
         let said = tokio::select! {
-            changed = changes.next() => say(&mut write, &state_of(agents, changed)).await,
+            session = changes.next() => say(&mut write, &state_of(agents, session)).await,
             Some(answer) = answered.recv() => say(&mut write, &answer).await,
             read = read.read(&mut piece) => match read {
                 Ok(0) => Err(LineEnded::Closed),
@@ -129,9 +129,7 @@ async fn tell_all(agents: &Arc<Agents>, stream: UnixStream) -> LineEnded {
 fn state_of(agents: &Agents, session: TunnelSessionId) -> Told {
     // The edge's outbox has sessions of still older processes too, which tell of their own.
     match agents.sessions.get(session) {
-        Some(found) => {
-            Told::Session { session, report: Box::new(found.reported()), moves: found.moves }
-        }
+        Some(found) => Told::Session { session, report: Box::new(found.reported()), moves: found.moves },
         None => Told::Ended { session },
     }
 }

@@ -9,6 +9,7 @@ mod judge;
 mod limits;
 mod offered;
 mod serve;
+mod shown;
 
 pub use dial::keep;
 pub use directory::{Directory, GRACE_SECS, PEERS_MAX};

@@ -357,7 +357,8 @@ impl Present for AgentSession {
 pub(super) fn report_text_bytes(report: &SessionReport) -> usize {
     let SessionReport { agent_version, user_agent, os, metadata, refusals, endpoints, .. } = report;
     let reasons = [&refusals.stop, &refusals.restart, &refusals.update].into_iter().flatten();
-    let own: usize = [agent_version, user_agent, os, metadata].into_iter().chain(reasons).map(String::len).sum();
+    let own: usize =
+        [agent_version, user_agent, os, metadata].into_iter().chain(reasons).map(String::len).sum();
     let of_endpoints: usize = endpoints.values().map(text_bytes).sum();
     own + of_endpoints + endpoints.len() * (CHECK_BYTES_MAX + REASON_BYTES_MAX)
 }

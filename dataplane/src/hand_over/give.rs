@@ -4,10 +4,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use crate::net::channel::{Channel, borrowed};
 use super::error::HandOverError;
 use super::giving::{ANSWER_SECS_MAX, Act, Giving, Input};
 use super::message::{FromNewer, FromOlder, Item};
+use crate::net::channel::{Channel, borrowed};
 
 /// Longest message of a failure that is passed on, in characters.
 const REASON_CHARS_MAX: usize = 1024;

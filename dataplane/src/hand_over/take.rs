@@ -3,11 +3,11 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::net::channel::Channel;
 use super::error::HandOverError;
 use super::handed::Handed;
 use super::message::{FORMAT, FromNewer, FromOlder};
 use super::taking::{Act, Taking, WAIT_SECS_MAX};
+use crate::net::channel::Channel;
 
 /// Longest reason that is told, in characters.
 const REASON_CHARS_MAX: usize = 1024;

@@ -78,10 +78,7 @@ impl Channel {
     ///
     /// # Errors
     /// The other end is gone, or sent what is no message.
-    pub fn receive<M: DeserializeOwned>(
-        &self,
-        wait: Duration,
-    ) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+    pub fn receive<M: DeserializeOwned>(&self, wait: Duration) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
         self.0.set_read_timeout(Some(wait.max(WAIT_MIN)))?;
         let mut text = vec![0; MESSAGE_BYTES_MAX];
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];

@@ -206,6 +206,7 @@ async fn a_command_reaches_an_agent_at_an_older_process_and_its_answer_is_told()
         panic!("no answer");
     };
     let (number, outcome) = timeout(Duration::from_secs(WAIT_SECS_MAX), answer).await.expect("an answer");
-    let refused = matches!(&outcome, CommandOutcome::Failed { reason } if reason.contains("too old to be asked"));
+    let refused =
+        matches!(&outcome, CommandOutcome::Failed { reason } if reason.contains("too old to be asked"));
     assert!(number == 7 && refused, "{outcome:?}");
 }

@@ -15,9 +15,9 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::super::bind::Has;
 use super::super::session::ENDPOINTS_MAX;
-use older::{Older, Shown};
 use super::limits::{WAY_STREAMS_MAX, WAYS_MAX};
 use super::offered::{self, Offer};
+use super::shown::{self, Older, Shown};
 use crate::state::edge::Edge;
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::mailbox::Message;
@@ -201,7 +201,8 @@ impl Table {
         session.prefer_others(about.draining);
         let way = Arc::new(PeerWay { edge: about.edge, place, session: Arc::new(session) });
         let (named, has_ways, sessions) = (self.feed, false, BTreeMap::new());
-        self.peers.insert(about.edge, Peer { about, older, named, way: Arc::clone(&way), has_ways, sessions });
+        self.peers
+            .insert(about.edge, Peer { about, older, named, way: Arc::clone(&way), has_ways, sessions });
         way
     }
 
@@ -311,7 +312,7 @@ impl Table {
             let endpoint = before.as_ref().map(|served| served.endpoint.as_ref());
             let offer = Offer { way, at: place, session: &report, report: said, before: endpoint };
             match offer.endpoint(tables, has) {
-                Ok(endpoint) if peer.older.is_some() && older::is_at_home(edge, &endpoint) => {
+                Ok(endpoint) if peer.older.is_some() && shown::is_at_home(edge, &endpoint) => {
                     session.shown.supersede(*id);
                     if let Some(served) = before {
                         withdraw(edge, &served);
@@ -352,8 +353,12 @@ impl Table {
         if self.feed != feed {
             return;
         }
-        let unnamed: Vec<_> =
-            self.peers.iter().filter(|(_, peer)| peer.named != feed && peer.older.is_none()).map(|(id, _)| *id).collect();
+        let unnamed: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.named != feed && peer.older.is_none())
+            .map(|(id, _)| *id)
+            .collect();
         for gone in unnamed {
             self.gone(edge, gone);
         }

@@ -90,6 +90,9 @@ mod tests {
         agent.elsewhere = Some(Box::new(elsewhere));
         let third = Arc::new(third);
         assert_eq!(why(&header, Some(&third)), Some(NotServed::NotHere));
-        assert!(judge(&header, Some(&third), true).is_ok(), "an older process of this edge passes nothing on");
+        assert!(
+            judge(&header, Some(&third), true).is_ok(),
+            "an older process of this edge passes nothing on"
+        );
     }
 }

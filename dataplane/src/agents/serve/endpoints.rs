@@ -101,7 +101,8 @@ impl Connection {
         let report = report(bind, &wanted, &endpoint, lent_port, now_s);
         if edge.stage() > Stage::Serving && report.elsewhere.is_none() {
             edge.routes.remove(&endpoint);
-            let message = "another process of the edge serves now, which has no key of this certificate; connect anew";
+            let message =
+                "another process of the edge serves now, which has no key of this certificate; connect anew";
             return Err(Refusal { code: None, message: message.into() });
         }
         let bound = Bound {

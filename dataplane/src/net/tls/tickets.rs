@@ -32,7 +32,7 @@ const GIVE_SECS_MAX: u64 = 5;
 
 /// Seals and opens the tickets of all shards. None: the system gave no random bytes, so that nothing is resumed.
 pub(super) fn ticketer() -> Option<Arc<dyn ProducesTickets>> {
-    Some(Arc::new(Tickets(keys().as_ref()?)))
+    Some(Arc::new(Tickets(keys()?)))
 }
 
 /// The keys of this process, in a socket, to be read once: for a process that takes over.
@@ -40,7 +40,7 @@ pub(super) fn ticketer() -> Option<Arc<dyn ProducesTickets>> {
 /// # Errors
 /// There are no keys, or no descriptors.
 pub fn give_ticket_keys() -> io::Result<UnixStream> {
-    give(keys().as_ref().ok_or_else(|| io::Error::other("there are no keys of session tickets"))?)
+    give(keys().ok_or_else(|| io::Error::other("there are no keys of session tickets"))?)
 }
 
 fn give(keys: &Keys) -> io::Result<UnixStream> {
@@ -54,7 +54,7 @@ fn give(keys: &Keys) -> io::Result<UnixStream> {
 /// # Errors
 /// They do not come.
 pub fn take_ticket_keys(from: UnixStream) -> io::Result<()> {
-    keys().as_ref().map_or(Ok(()), |keys| take(keys, from))
+    keys().map_or(Ok(()), |keys| take(keys, from))
 }
 
 fn take(keys: &Keys, from: UnixStream) -> io::Result<()> {
@@ -78,10 +78,10 @@ fn fill(mut from: impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-fn keys() -> &'static Option<Keys> {
+fn keys() -> Option<&'static Keys> {
     static KEYS: OnceLock<Option<Keys>> = OnceLock::new();
     let make = || Some(Keys(Mutex::new(Ring { sealing: Key::fresh(Instant::now())?, before: None })));
-    KEYS.get_or_init(make)
+    KEYS.get_or_init(make).as_ref()
 }
 
 struct Keys(Mutex<Ring>);
@@ -246,14 +246,15 @@ mod tests {
         let (start, hour) = (Instant::now(), Duration::from_secs(TICKET_KEY_SECS_MAX.into()));
         let mut ring = ring(start);
         let ticket = ring.sealing.seal(b"session").unwrap();
-        ring.turn(start + hour - Duration::from_secs(1));
+        let (almost, second) = (hour.mul_f32(0.99), 2 * hour);
+        ring.turn(start + almost);
         assert!(ring.before.is_none());
         ring.turn(start + hour);
         assert!(ring.before.is_some() && ring.sealing.name != ticket[..NAME_BYTES]);
         assert!(open(&ring, &ticket).is_some());
-        ring.turn(start + 2 * hour - Duration::from_secs(1));
+        ring.turn(start + hour + almost);
         assert!(open(&ring, &ticket).is_some());
-        ring.turn(start + 2 * hour);
+        ring.turn(start + second);
         assert_eq!(open(&ring, &ticket), None);
     }
 
@@ -271,8 +272,12 @@ mod tests {
         assert_eq!(open(&newer, &second).as_deref(), Some(&b"second"[..]));
         assert_eq!((newer.sealing.made, newer.before.as_ref().unwrap().made), (now, start));
         let bytes = older.to_bytes(now);
-        for bad in [&bytes[..0], &bytes[..GIVEN_BYTES - 1], &bytes[..GIVEN_BYTES + 1], &[bytes.as_slice(), &bytes].concat()]
-        {
+        for bad in [
+            &bytes[..0],
+            &bytes[..GIVEN_BYTES - 1],
+            &bytes[..=GIVEN_BYTES],
+            &[bytes.as_slice(), &bytes].concat(),
+        ] {
             assert!(Ring::from_bytes(bad, now).is_none(), "{} bytes", bad.len());
         }
     }

@@ -4,91 +4,19 @@
 //! An agent of which another session serves the same here is served by that one: what it has at the older process is superseded,
 //! for good, endpoint by endpoint.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use ebbgate_model::feed::{EdgeReach, PeerEdge, SessionReport};
 use ebbgate_model::{CredentialId, EdgeId, EndpointId, TunnelSessionId};
 use tokio::sync::mpsc;
 
 use super::super::super::line::Asked;
-use super::super::super::session::report_text_bytes;
+use super::super::shown::{Older, is_same};
 use super::{Directory, Table, process_of, withdraw};
 use crate::state::edge::Edge;
-use crate::state::endpoint::{Endpoint, Kind};
+use crate::state::endpoint::Endpoint;
 use crate::state::older::OlderProcess;
 use crate::state::peers::{PeerWay, Place};
-use crate::state::report::Present;
-
-/// A process of this edge that has handed over.
-pub(super) struct Older {
-    asks: mpsc::Sender<Asked>,
-}
-
-/// What this edge tells control of a session at an older process.
-#[derive(Default)]
-pub(super) struct Shown {
-    /// What is told. None: nothing is.
-    told: Option<Arc<ToldOf>>,
-    /// Whether its agent was told to connect here beside it.
-    moves: bool,
-    /// Whether the older process knows that the agent serves everything here.
-    has_moved: bool,
-    superseded: BTreeSet<EndpointId>,
-}
-
-/// The session as control hears of it.
-struct ToldOf(Mutex<SessionReport>);
-
-impl Present for ToldOf {
-    fn report(&self) -> SessionReport {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn text_bytes(&self) -> usize {
-        report_text_bytes(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Shown {
-    pub(super) fn is_superseded(&self, endpoint: EndpointId) -> bool {
-        self.superseded.contains(&endpoint)
-    }
-
-    pub(super) fn supersede(&mut self, endpoint: EndpointId) {
-        self.superseded.insert(endpoint);
-    }
-
-    /// Control hears of it no more.
-    pub(super) fn hide(&self, edge: &Edge, session: TunnelSessionId) {
-        if self.told.is_some() {
-            edge.reports.session_ended(session);
-        }
-    }
-
-    /// Tells control what is not superseded: of an agent that is here anew, nothing is left at the end.
-    fn show(&mut self, edge: &Edge, session: TunnelSessionId, report: &SessionReport, older: &Older) {
-        self.superseded.retain(|endpoint| report.endpoints.contains_key(endpoint));
-        let mut left = report.clone();
-        left.endpoints.retain(|endpoint, _| !self.superseded.contains(endpoint));
-        let is_here = left.endpoints.is_empty() && (self.moves || !self.superseded.is_empty());
-        if is_here {
-            self.hide(edge, session);
-            self.told = None;
-            if self.moves && !self.superseded.is_empty() && !std::mem::replace(&mut self.has_moved, true) {
-                // Without it the older process waits a little longer before it ends.
-                let _ = older.asks.try_send(Asked::Moved { session });
-            }
-        } else if let Some(told) = &self.told {
-            *told.0.lock().unwrap_or_else(PoisonError::into_inner) = left;
-            edge.reports.session_changed(session);
-        } else {
-            let told = Arc::new(ToldOf(Mutex::new(left)));
-            self.told = Some(Arc::clone(&told));
-            edge.reports.session(session, told);
-        }
-    }
-}
 
 impl Directory {
     /// An older process of this edge tells of its sessions from now on; `asks` go there.
@@ -135,18 +63,22 @@ impl Directory {
     }
 
     /// An endpoint that an older process serves.
-    pub(in crate::agents) fn older_endpoint(&self, session: TunnelSessionId, endpoint: EndpointId) -> Option<Arc<Endpoint>> {
+    pub(in crate::agents) fn older_endpoint(
+        &self,
+        session: TunnelSessionId,
+        endpoint: EndpointId,
+    ) -> Option<Arc<Endpoint>> {
         let table = self.table();
-        let older = table.peers.values().filter(|peer| peer.older.is_some());
-        let session = older.filter_map(|peer| peer.sessions.get(&session)).next()?;
+        let mut older = table.peers.values().filter(|peer| peer.older.is_some());
+        let session = older.find_map(|peer| peer.sessions.get(&session))?;
         session.served.get(&endpoint).map(|served| Arc::clone(&served.endpoint))
     }
 
     /// Asks the older process that has a session. False: none has it, or the process does not read.
     pub(in crate::agents) fn ask_older(&self, session: TunnelSessionId, asked: Asked) -> bool {
         let table = self.table();
-        let has = table.peers.values().filter(|peer| peer.sessions.contains_key(&session));
-        let older = has.filter_map(|peer| peer.older.as_ref()).next();
+        let mut has = table.peers.values().filter(|peer| peer.sessions.contains_key(&session));
+        let older = has.find_map(|peer| peer.older.as_ref());
         older.is_some_and(|older| older.asks.try_send(asked).is_ok())
     }
 
@@ -197,21 +129,5 @@ impl Table {
         let (Some(older), Some(session)) = (&peer.older, peer.sessions.get_mut(&at.1)) else { return };
         session.shown.moves = moves.unwrap_or(session.shown.moves);
         session.shown.show(edge, at.1, &session.report, older);
-    }
-}
-
-/// Whether an agent that is connected here serves the endpoint of an older process.
-pub(super) fn is_at_home(edge: &Edge, endpoint: &Endpoint) -> bool {
-    let members = edge.routes.beside(endpoint);
-    members.iter().flat_map(|pool| pool.members()).any(|member| !member.is_elsewhere() && is_same(member, endpoint))
-}
-
-/// Whether both are the same endpoint of the same agent.
-fn is_same(one: &Endpoint, other: &Endpoint) -> bool {
-    match (&one.kind, &other.kind) {
-        (Kind::Agent(a), Kind::Agent(b)) => {
-            a.identity == b.identity && one.url == other.url && one.account == other.account
-        }
-        _ => false,
     }
 }
