@@ -153,8 +153,9 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
     let mut stop = std::pin::pin!(stop_signal()?);
     let Start { arguments, prepared } = begun;
     let (mut handed, follows) = match prepared {
-        Some(Prepared { handed, generation, quic_generation, hand }) => {
-            (handed, Some(Follows { generation, quic_generation, hand }))
+        Some(Prepared { handed, generation, quic_generation, incarnation, hand }) => {
+            let incarnation = incarnation.and_then(|said| said.parse().ok());
+            (handed, Some(Follows { generation, quic_generation, incarnation, hand }))
         }
         None => (Handed::default(), None),
     };
@@ -190,7 +191,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
         config,
         &edge,
         saved.identity()?,
-        fresh_ksuid()?,
+        follows.as_ref().and_then(|follows| follows.incarnation).map_or_else(fresh_ksuid, Ok)?,
         addresses.connect,
         &passed,
         &mut handed,

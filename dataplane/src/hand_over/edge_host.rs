@@ -102,7 +102,8 @@ impl Host for EdgeHost {
             given.push(handed::passage(generation, reader));
             given.extend(quic.port.older()?.into_iter().map(|(of, socket)| handed::passage(of, socket)));
         }
-        Ok(Frozen { given, generation: self.edge.generation(), quic_generation })
+        let incarnation = Some(self.edge.peers.own().incarnation);
+        Ok(Frozen { given, generation: self.edge.generation(), quic_generation, incarnation })
     }
 
     fn stop(&mut self) -> io::Result<Stopped> {

@@ -59,6 +59,9 @@ pub(super) enum FromOlder {
         generation: u64,
         /// Generation for connection ids of QUIC.
         quic_generation: u8,
+        /// The edge's incarnation, as other edges know it; None: a process of an older release does not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        incarnation: Option<String>,
     },
     /// Nobody accepts any more: serve.
     Go {

@@ -11,6 +11,7 @@ use ebbgate_edge::net::tls;
 use ebbgate_edge::state::bound;
 use ebbgate_edge::state::route::returning::Away;
 use ebbgate_edge::state::saved::Saved;
+use ebbgate_model::Ksuid;
 use tokio::task::spawn_blocking;
 
 /// What the process before said of itself.
@@ -19,6 +20,8 @@ pub(super) struct Follows {
     pub(super) generation: u64,
     /// Generation for connection ids of QUIC.
     pub(super) quic_generation: u8,
+    /// The edge's incarnation, if the process before said it: other edges keep the sessions that they know.
+    pub(super) incarnation: Option<Ksuid>,
     /// What this process goes on with.
     pub(super) hand: Hand,
 }

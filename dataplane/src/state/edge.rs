@@ -404,7 +404,7 @@ impl Edge {
     }
 
     /// Completes when the edge has entered a stage.
-    pub fn reached(&self, stage: Stage) -> impl Future<Output = ()> + 'static {
+    pub fn reached(&self, stage: Stage) -> impl Future<Output = ()> + use<> {
         let mut now = self.stage.subscribe();
         async move {
             // An error means that the edge is gone, which is later still.

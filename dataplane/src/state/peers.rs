@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ebbgate_model::EdgeId;
 use ebbgate_model::feed::{EdgeReach, PeerEdge};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 
 use super::older::OlderProcess;
@@ -52,6 +53,7 @@ pub struct PeerEdges {
     known: watch::Sender<PeerList>,
     ways: Mutex<BTreeMap<EdgeId, Arc<PeerWay>>>,
     proof: Mutex<Option<PeerTls>>,
+    staying: Gauge,
 }
 
 impl PeerEdges {
@@ -63,6 +65,11 @@ impl PeerEdges {
     /// Where this edge is reached. Empty before it was said.
     pub fn own(&self) -> EdgeReach {
         self.own.get().cloned().unwrap_or_default()
+    }
+
+    /// Connections of other edges that are not to go to a process that has taken over, or have not gone.
+    pub fn staying(&self) -> &Gauge {
+        &self.staying
     }
 
     /// What proves this edge to others from now on.

@@ -2,20 +2,25 @@
 //! connected to older ones.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use ebbgate_edge::agents::{newer, older};
 use ebbgate_edge::net::channel::Channel;
+use ebbgate_edge::net::listen;
 use ebbgate_edge::state::edge::Stage;
+use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::report::EVENTS_MAX;
 use ebbgate_model::TunnelSessionId;
-use ebbgate_model::feed::{CommandOutcome, FromEdge, SessionCommand, SessionReport};
+use ebbgate_model::feed::{CommandOutcome, FromEdge, SessionCommand, SessionReport, ToEdge};
 use ebbgate_wire::rpc::error_code;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, sleep, timeout};
 
-use crate::lab::{Agent, Lab, TOKEN, account, credential_id, exchange};
+use crate::lab::{Agent, Authority, Lab, SHARDS, TOKEN, account, credential_id, exchange};
+use crate::peers::{id, peer, proof};
 
 const TARGET: &str = "tcp://db.clinic1.internal:433";
 /// Seconds a test waits for a state.
@@ -209,4 +214,60 @@ async fn a_command_reaches_an_agent_at_an_older_process_and_its_answer_is_told()
     let refused =
         matches!(&outcome, CommandOutcome::Failed { reason } if reason.contains("too old to be asked"));
     assert!(number == 7 && refused, "{outcome:?}");
+}
+
+/// Gives a process the listener for edges that another has.
+fn hand_over_peers(older: &Lab, newer: &Lab) {
+    for listened in older.edge.mailboxes.listening.all().unwrap() {
+        if listened.entrance == Entrance::Peers {
+            let (_, listeners) = listen::adopt("peers", &listened.sockets, None, SHARDS).unwrap();
+            newer.edge.mailboxes.listen(&Entrance::Peers, listeners);
+        }
+    }
+}
+
+#[tokio::test]
+async fn visitors_of_another_edge_keep_their_streams_and_reach_what_stays_through_the_process_that_serves() {
+    let (fleet, other) = (Authority::new("edges"), process());
+    let joined = |lab: &Lab, own: u8, to: u8, at: Option<SocketAddr>| {
+        lab.edge.peers.prove_by(proof(&fleet, own));
+        lab.agents.peers.begin(id(own));
+        lab.agents.peers.take(&lab.edge, peer(to, at));
+    };
+    let older = process();
+    let (at, listeners) = listen::bind("peers", "127.0.0.1:0".parse().unwrap(), SHARDS).unwrap();
+    older.edge.mailboxes.listen(&Entrance::Peers, listeners);
+    joined(&older, 1, 2, None);
+    joined(&other, 2, 1, Some(at));
+    let agent = older.agent(TOKEN).await;
+    agent.bind(TARGET).await;
+    let _agent = agent.echo(b"");
+    for (session, report) in told(&older) {
+        let report = Arc::new(report);
+        other.agents.peers.take(&other.edge, ToEdge::PeerSession { edge: id(1), session, report });
+    }
+    let ways = || other.edge.peers.ways()[&id(1)].session.carriers();
+    until("the ways are open", || ways() == SHARDS).await;
+    let mut stream = other.visit().await;
+    word(&mut stream).await;
+
+    let newer = process();
+    joined(&newer, 1, 2, None);
+    older::meet(&newer.agents, given(&older)).await;
+    older.edge.gate.close().await;
+    hand_over_peers(&older, &newer);
+    older.edge.enter(Stage::HandedOver);
+    older.edge.older.leave();
+    let moved = || older.edge.peers.staying().get() == 0;
+    until("the other edge has connected to the process that serves", || moved() && ways() == SHARDS).await;
+    assert_eq!(newer.edge.metrics.peer_connections_open.get(), i64::try_from(SHARDS).unwrap());
+    older.agents.leave();
+    word(&mut stream).await;
+    let question = vec![7; 1 << 20];
+    assert_eq!(exchange(other.visit().await, &question).await.unwrap(), question);
+    word(&mut stream).await;
+    // Without streams the older process is left.
+    drop(stream);
+    until("its connections end", || older.edge.metrics.peer_connections_open.get() == 0).await;
+    assert_eq!(exchange(other.visit().await, b"x").await.unwrap(), b"x");
 }

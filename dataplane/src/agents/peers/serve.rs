@@ -8,16 +8,17 @@ use std::sync::Arc;
 
 use ebbgate_model::EdgeId;
 use ebbgate_tunnel::driver::{self, Stream};
+use ebbgate_tunnel::rpc_io::call;
 use ebbgate_tunnel::{heartbeat, reset_code};
 use ebbgate_wire::mux::{Code, Limits, Role};
-use ebbgate_wire::rpc::StreamKind;
+use ebbgate_wire::rpc::{Empty, StreamKind};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::task::spawn_local;
 use tokio::time::{Duration, timeout};
 
 use super::super::registry::Agents;
-use super::judge::{NotServed, judge};
+use super::judge::{Asker, NotServed, judge};
 use super::limits::{PEER_LIMITS, STREAM_PARTS};
 use crate::net::listen::ConnPermit;
 use crate::net::socket::Socket;
@@ -30,6 +31,8 @@ use crate::tunnel::peer::PeerHeader;
 
 /// Seconds for the header of a stream.
 const HEADER_SECS_MAX: u64 = 10;
+/// Seconds another edge may take to connect to the process that has taken over.
+const MOVE_SECS_MAX: u64 = 10;
 /// Seconds a connection may take to end once it was asked to.
 const END_SECS_MAX: u64 = 2;
 
@@ -86,7 +89,9 @@ where
     let (mux, mut incoming, driving) = driver::connect(io, Role::Server, PEER_LIMITS);
     let mut driving = spawn_local(driving);
     let ending = context.shard.edge().reached(Stage::Ending);
-    tokio::pin!(ending, unnamed);
+    let moved = move_on(&context, &mux);
+    tokio::pin!(ending, unnamed, moved);
+    let mut moves = true;
     let context = Rc::new(context);
     let reason = loop {
         tokio::select! {
@@ -94,6 +99,12 @@ where
                 Some(stream) => drop(spawn_local(Rc::clone(&context).stream(stream))),
                 None => break "the connection ended",
             },
+            has_moved = &mut moved, if moves => {
+                if !has_moved {
+                    break "another process of the edge serves now";
+                }
+                moves = false;
+            }
             () = &mut unnamed => break "control names the edge no longer",
             () = &mut ending => break "the edge is restarting",
         }
@@ -103,6 +114,26 @@ where
         driving.abort();
     }
     reason
+}
+
+/// Once another process has taken over, has the edge at the other end connect there, and open no further streams here. False: it
+/// does not know how to.
+fn move_on(context: &Context, mux: &driver::Session) -> impl Future<Output = bool> + use<> {
+    let edge = context.shard.edge();
+    let (handed_over, mux) = (edge.reached(Stage::HandedOver), mux.clone());
+    let staying = matches!(context.from, From::Edge(_)).then(|| GaugeGuard::new(edge.peers.staying()));
+    async move {
+        // The process that has taken over stays, whatever takes over from it.
+        let Some(_staying) = staying else { return std::future::pending().await };
+        handed_over.await;
+        let ask = async {
+            let stream = mux.open(StreamKind::Move).await.ok()?;
+            drop(mux);
+            call(stream, &Empty {}).await.ok()
+        };
+        // One that has not connected in time goes on trying.
+        timeout(Duration::from_secs(MOVE_SECS_MAX), ask).await.map_or(true, |answer| answer.is_some())
+    }
 }
 
 /// Where a connection comes from.
@@ -145,8 +176,12 @@ impl Context {
         let Ok(Some(header)) = read else { return stream.reset(Code::REFUSED) };
         let session = self.agents.sessions.get(header.session);
         // Another edge reaches sessions of this edge's older processes through this one; a process of this edge connects to each.
-        let passed_on = matches!(self.from, From::Edge(_)) && session.is_none();
-        let found = if passed_on {
+        let asker = match self.from {
+            From::Newer => Asker::Newer,
+            From::Edge(_) if session.is_some() => Asker::Edge,
+            From::Edge(_) => Asker::EdgeOfOlder,
+        };
+        let found = if asker == Asker::EdgeOfOlder {
             self.agents.peers.older_endpoint(header.session, header.endpoint)
         } else {
             session.and_then(|session| session.endpoint(header.endpoint))
@@ -156,7 +191,7 @@ impl Context {
             edge.metrics.peer_streams_refused.inc();
             tracing::info!(edge = %self.from, account = %header.account, endpoint = %header.endpoint, %why, "a stream of another edge is not served");
         };
-        let (agent, origin) = match judge(&header, found.as_ref(), passed_on) {
+        let (agent, origin) = match judge(&header, found.as_ref(), asker) {
             Ok(served) => served,
             Err(why) => {
                 refused(&why);
