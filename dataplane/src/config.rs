@@ -173,7 +173,8 @@ pub struct Config {
     /// Milliseconds that requests in flight get at most when the edge is told to stop.
     #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
     pub drain_ms: u64,
-    /// Seconds that connections of HTTP get at most at a process that has handed over. Other connections end by themselves.
+    /// Seconds that connections of HTTP and sessions of SDKs get at most at a process that has handed over. Other connections end by
+    /// themselves.
     #[arg(long, value_name = "SECS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(0..=604_800))]
     pub drain_deadline_secs: u64,
     /// Lets policies ask private and loopback addresses for key sets, and identity providers there.

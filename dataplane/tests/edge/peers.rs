@@ -30,16 +30,16 @@ const TARGET: &str = "tcp://db.clinic1.internal:433";
 /// Seconds a test waits for a state.
 const WAIT_SECS_MAX: u64 = 30;
 
-fn id(n: u8) -> EdgeId {
+pub(crate) fn id(n: u8) -> EdgeId {
     EdgeId::new(ksuid(n))
 }
 
-fn proof(authority: &Authority, n: u8) -> PeerTls {
+pub(crate) fn proof(authority: &Authority, n: u8) -> PeerTls {
     let (certificate, key) = authority.edge(id(n));
     PeerTls::new(&certificate, &key, &authority.pem(), ALPN_PEER).unwrap()
 }
 
-fn peer(n: u8, at: Option<SocketAddr>) -> ToEdge {
+pub(crate) fn peer(n: u8, at: Option<SocketAddr>) -> ToEdge {
     let peers = at.map(|at| at.to_string()).unwrap_or_default();
     ToEdge::Peer(PeerEdge {
         edge: id(n),
