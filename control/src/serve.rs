@@ -46,7 +46,7 @@ use crate::renew;
 use crate::room::Room;
 use crate::secret::SystemEntropy;
 use crate::session_keys;
-use crate::sharing::Sharing;
+use crate::sharing::{self, Sharing};
 use crate::store::{DirLock, Etcd, REVISIONS_KEPT, Store, StoreError};
 use crate::{admin, api, fleet, listen, people, visitors};
 
@@ -166,7 +166,7 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
         let (store, presence, metrics) = (app.store.clone(), app.presence.clone(), app.metrics.clone());
         let sharing = Sharing::new(store, presence, metrics, (Arc::clone(&app.clock), entropy), at);
         background.spawn(lead_compaction(app.clone(), Arc::clone(&sharing)));
-        background.spawn(sharing.run(app.candidate.clone()));
+        background.spawn(sharing::run(sharing, app.candidate.clone()));
     }
     background.spawn(acme::watch_names(app.clone()));
     background.spawn(acme::run(app.clone()));

@@ -3,14 +3,14 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use ebbgate_model::feed::{CommandOutcome, SessionCommand};
-use ebbgate_model::{AccountId, TunnelSessionId};
-use serde::{Deserialize, Serialize};
+use ebbgate_model::feed::CommandOutcome;
+use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::keys::{self, Key};
-use super::{NAME_CHARS, Sharing};
+use super::message::{Answered, Asked};
+use super::shared::{NAME_CHARS, Sharing};
 use crate::error_chain::ErrorChain;
 use crate::presence::RemoteCommand;
 use crate::record;
@@ -25,23 +25,6 @@ const ANSWER_SECS_MAX: u64 = 13;
 const AGENT_SECS_MAX: u64 = 11;
 /// Commands of other controls that are worked on at once.
 const TAKEN_MAX: usize = 256;
-
-/// What another control is to do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Asked {
-    /// Name of the control that asks.
-    from: String,
-    account: AccountId,
-    session: TunnelSessionId,
-    command: SessionCommand,
-}
-
-/// What became of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Answered {
-    /// What the agent said; None: the command did not come to the edge, or its feed broke.
-    outcome: Option<CommandOutcome>,
-}
 
 /// A command, or an answer, as it stands in the store.
 pub(super) enum Seen {

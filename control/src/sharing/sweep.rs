@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
+use super::keys;
 use super::ledger::Orphan;
-use super::{Sharing, keys};
+use super::shared::Sharing;
 use crate::error_chain::ErrorChain;
 use crate::leader::{Candidate, Claim};
 use crate::presence::Head;

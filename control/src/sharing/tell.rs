@@ -6,7 +6,8 @@ use ebbgate_model::EdgeId;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::chunks::{Chunks, SESSION_BYTES_MAX};
-use super::{LEASE_SECS, RETRY_SECS, Sharing, keys};
+use super::keys;
+use super::shared::{LEASE_SECS, RETRY_SECS, Sharing};
 use crate::error_chain::ErrorChain;
 use crate::presence::{Head, OwnEdge};
 use crate::record;

@@ -78,7 +78,7 @@ fn control(store: &Shared, at: &str) -> Control {
     let parts = (Arc::new(SystemClock) as _, Arc::new(SystemEntropy) as _);
     let sharing = Sharing::new(store.clone(), presence.clone(), metrics, parts, Some(at.to_owned()));
     let candidate = Candidate::replica(store.clone(), &SystemEntropy);
-    let running = tokio::spawn(Arc::clone(&sharing).run(candidate));
+    let running = tokio::spawn(super::run(Arc::clone(&sharing), candidate));
     Control { presence, sharing, running }
 }
 

@@ -9,7 +9,8 @@ use tokio::time::sleep;
 
 use super::keys::Key;
 use super::ledger::Ledger;
-use super::{RETRY_SECS, Sharing, chunks, commands};
+use super::shared::{RETRY_SECS, Sharing};
+use super::{chunks, commands};
 use crate::error_chain::ErrorChain;
 use crate::presence::{Head, Told};
 use crate::record;
