@@ -367,7 +367,9 @@ impl Presence {
     /// Takes in what other controls told.
     pub fn take_others(&self, told: Vec<Told>) {
         let mut edges = self.0.locked();
-        told.into_iter().for_each(|one| edges.take(one));
+        for one in told {
+            edges.take(one);
+        }
     }
 
     /// Takes in all that other controls tell; what they told before and tell no more is gone.

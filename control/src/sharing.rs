@@ -100,5 +100,5 @@ async fn send_commands(sharing: &Arc<Sharing>) {
         }
     }
     // Presence holds the other end as long as this control runs.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

@@ -12,6 +12,7 @@ use super::head::About;
 use super::others::Sessions;
 
 /// See the module.
+#[expect(clippy::struct_excessive_bools, reason = "each says whether one thing is new")]
 #[derive(Debug)]
 pub(super) struct Untold {
     /// Whether there are others. Without them nothing is noted.
@@ -27,6 +28,7 @@ pub(super) struct Untold {
 }
 
 /// An edge that this control feeds, and what others have not been told of it.
+#[expect(clippy::struct_excessive_bools, reason = "each says whether one thing is new")]
 #[derive(Debug)]
 pub struct OwnEdge {
     /// Number of its newest feed; grows.

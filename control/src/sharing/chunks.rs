@@ -21,7 +21,7 @@ const CHUNK_BYTES_MAX: usize = 896 << 10;
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     places: BTreeMap<TunnelSessionId, u16>,
-    chunks: BTreeMap<u16, Chunk>,
+    by_number: BTreeMap<u16, Chunk>,
     changed: BTreeSet<u16>,
 }
 
@@ -42,7 +42,7 @@ impl Chunks {
             return false;
         }
         if let Some(at) = self.places.get(&id)
-            && let Some(chunk) = self.chunks.get_mut(at)
+            && let Some(chunk) = self.by_number.get_mut(at)
         {
             let before = chunk.sessions.get(&id).map_or(0, String::len);
             if chunk.sessions.get(&id) == Some(&text) {
@@ -59,8 +59,8 @@ impl Chunks {
         let has_room = |chunk: Option<&Chunk>| {
             chunk.is_none_or(|chunk| chunk.sessions.is_empty() || chunk.bytes + text.len() <= CHUNK_BYTES)
         };
-        let Some(at) = (0..CHUNKS_MAX).find(|at| has_room(self.chunks.get(at))) else { return false };
-        let chunk = self.chunks.entry(at).or_default();
+        let Some(at) = (0..CHUNKS_MAX).find(|at| has_room(self.by_number.get(at))) else { return false };
+        let chunk = self.by_number.entry(at).or_default();
         chunk.bytes += text.len();
         chunk.sessions.insert(id, text);
         self.places.insert(id, at);
@@ -71,7 +71,7 @@ impl Chunks {
     /// A session ended.
     pub(super) fn remove(&mut self, id: TunnelSessionId) {
         let Some(at) = self.places.remove(&id) else { return };
-        if let Some(chunk) = self.chunks.get_mut(&at)
+        if let Some(chunk) = self.by_number.get_mut(&at)
             && let Some(text) = chunk.sessions.remove(&id)
         {
             chunk.bytes -= text.len();
@@ -82,7 +82,7 @@ impl Chunks {
     /// The chunks that differ from what was written, each with its value; None: it is empty.
     pub(super) fn changed(&self) -> Vec<(u16, Option<Bytes>)> {
         let value = |at: &u16| {
-            let chunk = self.chunks.get(at).filter(|chunk| !chunk.sessions.is_empty())?;
+            let chunk = self.by_number.get(at).filter(|chunk| !chunk.sessions.is_empty())?;
             let all: Vec<&str> = chunk.sessions.values().map(String::as_str).collect();
             Some(Bytes::from(format!("{{{}}}", all.join(","))))
         };
@@ -93,15 +93,15 @@ impl Chunks {
     pub(super) fn written(&mut self, numbers: &[u16]) {
         for at in numbers {
             self.changed.remove(at);
-            if self.chunks.get(at).is_some_and(|chunk| chunk.sessions.is_empty()) {
-                self.chunks.remove(at);
+            if self.by_number.get(at).is_some_and(|chunk| chunk.sessions.is_empty()) {
+                self.by_number.remove(at);
             }
         }
     }
 
     /// All chunks that may be written.
     pub(super) fn numbers(&self) -> Vec<u16> {
-        self.chunks.keys().copied().collect()
+        self.by_number.keys().copied().collect()
     }
 }
 

@@ -83,7 +83,9 @@ pub(super) fn take_all(sharing: &Arc<Sharing>, all: Vec<(String, Seen)>) {
         })
         .collect();
     sharing.taken.lock().unwrap_or_else(PoisonError::into_inner).retain(|id| there.contains(&id));
-    all.into_iter().for_each(|one| take(sharing, one));
+    for one in all {
+        take(sharing, one);
+    }
 }
 
 /// Takes one in, if it is for this control.

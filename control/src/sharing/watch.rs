@@ -51,7 +51,9 @@ async fn follow_from_now(sharing: &Arc<Sharing>) -> Result<Infallible, StoreErro
 /// Takes in everything that there is.
 fn take_all(sharing: &Arc<Sharing>, items: &[Item]) {
     let mut reading = Reading { sharing, told: Vec::new(), ledger: Ledger::default() };
-    items.iter().for_each(|item| reading.put(item));
+    for item in items {
+        reading.put(item);
+    }
     let Reading { told, mut ledger, .. } = reading;
     {
         let mut kept = sharing.ledger();
@@ -81,7 +83,9 @@ fn take(sharing: &Arc<Sharing>, batch: &Batch) {
     for change in &batch.changes {
         match change {
             Change::Put(item) => {
-                commands::asked(item).into_iter().for_each(|asked| commands::take(sharing, asked));
+                if let Some(asked) = commands::asked(item) {
+                    commands::take(sharing, asked);
+                }
             }
             Change::Delete { key, .. } => commands::gone(sharing, key),
         }

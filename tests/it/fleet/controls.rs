@@ -160,7 +160,7 @@ fn edges_of_two_controls_know_each_other_and_the_end_of_a_control_costs_no_visit
     while Instant::now() < end {
         requests += 1;
         assert_eq!(status(&visitor), Some(200), "request {requests}");
-        assert_eq!(sessions(&[&second], 1)?, [session.clone()], "request {requests}");
+        assert_eq!(sessions(&[&second], 1)?[0], session, "request {requests}");
     }
     soon("paris to be at the other control", || {
         let paris = fleet.edge(fleet.second.dir(), "paris")?;
@@ -170,7 +170,7 @@ fn edges_of_two_controls_know_each_other_and_the_end_of_a_control_costs_no_visit
     // The first one is back, and knows paris by the other. A command reaches the agent from there.
     fleet.lab.start_control()?;
     let first = fleet.lab.api()?;
-    assert_eq!(sessions(&[&first, &second], 1)?, [session.clone()]);
+    assert_eq!(sessions(&[&first, &second], 1)?[0], session);
     assert_eq!(fleet.edge(fleet.lab.dir(), "paris")?["control"], json!(fleet.second_at));
     let (status, answer) =
         first.call("POST", &format!("/tunnel_sessions/{session}/stop"), Some(&json!({})))?;
