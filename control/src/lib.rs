@@ -50,6 +50,7 @@ pub mod secret;
 pub mod serve;
 pub mod session_keys;
 pub mod settings;
+pub mod sharing;
 pub mod snapshot;
 pub mod store;
 pub mod tenants;

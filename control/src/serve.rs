@@ -46,7 +46,8 @@ use crate::renew;
 use crate::room::Room;
 use crate::secret::SystemEntropy;
 use crate::session_keys;
-use crate::store::{DirLock, Etcd, Store, StoreError};
+use crate::sharing::{self, Sharing};
+use crate::store::{DirLock, Etcd, REVISIONS_KEPT, Store, StoreError};
 use crate::{admin, api, fleet, listen, people, visitors};
 
 /// Seconds between two attempts to make the socket for edges.
@@ -161,7 +162,11 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     background.spawn(push::follow(app.store.clone(), follower));
     background.spawn(lead_renewal(app.clone()));
     if let Engine::Etcd(_) = engine {
-        background.spawn(lead_compaction(app.clone()));
+        let (entropy, at) = (Arc::clone(&app.entropy), app.settings.edges_at.clone());
+        let (store, presence, metrics) = (app.store.clone(), app.presence.clone(), app.metrics.clone());
+        let sharing = Sharing::new(store, presence, metrics, (Arc::clone(&app.clock), entropy), at);
+        background.spawn(lead_compaction(app.clone(), Arc::clone(&sharing)));
+        background.spawn(sharing::run(sharing, app.candidate.clone()));
     }
     background.spawn(acme::watch_names(app.clone()));
     background.spawn(acme::run(app.clone()));
@@ -394,14 +399,17 @@ fn api_tls(options: &Serve) -> Result<Option<TlsAcceptor>, ServeError> {
 }
 
 /// One control at a time lets etcd forget revisions that no watcher needs.
-async fn lead_compaction(app: App) {
+async fn lead_compaction(app: App, sharing: Arc<Sharing>) {
     let work = |_claim: Claim| {
-        let store = Arc::clone(&app.store);
+        let (store, sharing) = (Arc::clone(&app.store), Arc::clone(&sharing));
         async move {
             let mut often = interval(Duration::from_secs(COMPACT_SECS));
             loop {
                 often.tick().await;
-                if let Err(error) = Etcd::compact_old(&*store).await {
+                // Chunks of sessions are long: few of their revisions may be as much as many of records.
+                let is_much = sharing.is_history_long();
+                let kept = if is_much { REVISIONS_KEPT / 10 } else { REVISIONS_KEPT };
+                if let Err(error) = Etcd::compact_old(&*store, kept).await {
                     tracing::warn!(error = %ErrorChain(&error), "old revisions could not be compacted away");
                 }
             }

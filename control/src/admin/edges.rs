@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::call::{Admin, AdminError};
 use crate::api::timestamp;
 use crate::fleet;
-use crate::presence::LiveEdge;
+use crate::presence::{Head, LiveEdge};
 use crate::record::fleet::FleetEdge;
 
 /// Routes below the admin port's root.
@@ -51,6 +51,7 @@ fn shown(id: EdgeId, joined: Option<&FleetEdge>, live: Option<&LiveEdge>) -> Val
         "name": joined.map(|edge| &edge.name),
         "joined_at": joined.map(|edge| timestamp(edge.joined_at)),
         "connected": live.is_some_and(|edge| edge.connected),
+        "control": live.and_then(|edge| edge.elsewhere.as_ref()).map(|head| control_of(head)),
         "version": live.map(|edge| &edge.version),
         "sessions": live.map_or(0, |edge| edge.sessions),
         "generation": live.map(|edge| edge.applied),
@@ -61,6 +62,11 @@ fn shown(id: EdgeId, joined: Option<&FleetEdge>, live: Option<&LiveEdge>) -> Val
         "clock_ahead_secs": live.and_then(|edge| edge.clock_ahead_secs),
         "refused": refused.map(|(generation, reason)| json!({ "generation": generation, "reason": reason })),
     })
+}
+
+/// Where edges reach the control that feeds an edge, or its name.
+fn control_of(head: &Head) -> &String {
+    head.control_at.as_ref().unwrap_or(&head.control)
 }
 
 #[derive(Deserialize)]

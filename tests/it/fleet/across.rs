@@ -30,7 +30,7 @@ pub(super) fn edge(lab: &TestLab, name: &str, tcp: &str) -> Result<RemoteEdge> {
 }
 
 /// Where an agent connects that holds a session at this edge alone.
-fn only(edge: &RemoteEdge) -> String {
+pub(super) fn only(edge: &RemoteEdge) -> String {
     format!("{}\n  connect_edges: 1", edge.connect())
 }
 
