@@ -1,256 +1,151 @@
-//! `fleet`: three edges, two controls and an etcd of three members on this machine, under load, while each of them is killed in
-//! turn. Counts what visitors see of it.
+//! `fleet`: three edges that joined, two controls, an etcd of three members and two agents, under load. Its parts are killed, cut
+//! off from each other and upgraded; what visitors see of it is counted.
+//!
+//! As root each part has a machine of its own ([`crate::mesh`]), otherwise all are on this one, where nothing can be cut off.
 
 mod load;
+mod parts;
 mod tally;
+mod upgrades;
 mod upstream;
+mod verb;
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::Serialize;
-use serde_json::json;
 
-use crate::api::{Api, list};
-use crate::etcd::Etcd;
-use crate::guide;
-use crate::lab::{Lab, Programs, local};
-use crate::process::Daemon;
-use crate::remote_edge::{RemoteEdge, join_string_naming};
-use crate::replica::Replica;
-use crate::wait;
-use load::{Load, Place};
+use crate::lab::Programs;
+use crate::mesh::Mesh;
+use load::Load;
+use parts::Fleet;
+use tally::after;
 
 pub use load::Visitors;
+pub use parts::{MACHINES, Part};
 pub use tally::Seen;
+pub use upgrades::{Bad, Upgrade};
+pub use verb::{Args, run_verb};
 
-/// Edges.
-const EDGES: usize = 3;
-/// Members of the etcd.
-const MEMBERS: usize = 3;
-/// Seconds of load before a kill.
+/// Seconds of load before a fault.
 const QUIET_SECS: u64 = 2;
-/// Seconds until what was killed is started again.
-const AWAY_SECS: u64 = 6;
-/// Seconds of load after that.
-const BACK_SECS: u64 = 6;
-/// Seconds after which an edge that is gone is no other edge's trouble any more.
-const LATER_SECS: u64 = 2;
+/// Milliseconds after which a part that is gone is no other part's trouble any more.
+const LATER_MS: u64 = 2_000;
 /// Public name of the endpoint for HTTP.
 const HOST: &str = "fleet.clinic-network.com";
 /// What the agents serve.
 const HTTP_INTERNAL: &str = "http://web.clinic1.internal";
 const TCP_INTERNAL: &str = "tcp://echo.clinic1.internal:7";
-/// Agents, each with both endpoints.
-const AGENTS: usize = 2;
 
-/// What is killed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Victim {
-    /// An edge, by its place.
-    Edge(usize),
-    /// A control.
-    Control(usize),
-    /// A member of the etcd.
-    Etcd(usize),
-    /// An agent.
-    Agent(usize),
-}
-
-impl Victim {
-    /// Each once.
-    pub fn all() -> Vec<Self> {
-        let edges = (0..EDGES).map(Self::Edge);
-        let controls = (0..2).map(Self::Control);
-        edges.chain(controls).chain((0..MEMBERS).map(Self::Etcd)).chain([Self::Agent(0)]).collect()
-    }
-
-    fn name(self) -> String {
-        match self {
-            Self::Edge(at) => format!("edge {at}"),
-            Self::Control(at) => format!("control {at}"),
-            Self::Etcd(at) => format!("etcd {at}"),
-            Self::Agent(at) => format!("agent {at}"),
-        }
-    }
-}
-
-/// One kill and what visitors saw of it.
+/// One kill and what visitors saw of it, until all were served again.
 #[derive(Debug, Clone, Serialize)]
 pub struct Kill {
     /// What was killed.
-    pub victim: String,
+    pub killed: String,
     /// At the edge that was killed; nothing for other kills.
     pub own: Seen,
     /// At the other edges.
     pub others: Seen,
-    /// The same from the second second after the kill on.
+    /// At the other edges, what began later than two seconds after the kill.
     pub others_later: Seen,
     /// Milliseconds from the restart until it is ready.
     pub ready_ms: u128,
+    /// Milliseconds from the restart until every visitor is served and every agent is at two edges.
+    pub back_ms: u128,
 }
 
-/// The whole of it; gone when dropped.
-struct Fleet {
-    agents: Vec<Option<Daemon>>,
-    edges: Vec<RemoteEdge>,
-    replica: Replica,
-    lab: Lab,
-    etcd: Etcd,
-    token: String,
-    endpoints: String,
-    port: u16,
+/// Two parts that were cut off from each other, and what visitors saw of it, until all were served again.
+#[derive(Debug, Clone, Serialize)]
+pub struct Partition {
+    /// The two.
+    pub cut: [String; 2],
+    /// Seconds for which nothing came through.
+    pub secs: u64,
+    /// At all edges.
+    pub all: Seen,
+    /// At all edges, what began later than two seconds after the cut.
+    pub later: Seen,
+    /// Milliseconds from its end until every visitor is served and every agent is at two edges.
+    pub back_ms: u128,
 }
 
-impl Fleet {
-    fn start(dir: &Path, programs: &Programs, web: u16, echo: u16) -> Result<Self> {
-        let etcd = Etcd::start(&dir.join("etcd"), MEMBERS)?;
-        let url = etcd.url();
-        let mut lab = Lab::open_with(&dir.join("lab"), programs.clone(), &["--store", &url])?;
-        let first = local(lab.ports().spare(0)).to_string();
-        lab.control_args(["--edges", &first]);
-        lab.start_control()?;
-        let mut replica = Replica::new(&lab, &dir.join("replica"))?;
-        let second = replica.serve_edges();
-        replica.start()?;
-        let mut edges = Vec::new();
-        for (at, octet) in (0..EDGES).zip(2_u8..) {
-            let mut edge = RemoteEdge::new(programs, &dir.join(format!("edge{at}")))?;
-            edge.tcp_at(IpAddr::from(Ipv4Addr::new(127, 0, 0, octet)));
-            let join = join_string_naming(&lab, &format!("edge{at}"), &[&second.to_string()])?;
-            let joined = edge.join(&join)?;
-            ensure!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
-            edge.start()?;
-            edges.push(edge);
-        }
-        let api = lab.api()?;
-        let (_, token) = guide::authtoken(&api, 1)?;
-        guide::domain(&api)?;
-        guide::cloud(&api, &format!("http://{HOST}"), &guide::forward(HTTP_INTERNAL))?;
-        let address = guide::address(&api)?;
-        guide::cloud(&api, &format!("tcp://{address}"), &guide::forward(TCP_INTERNAL))?;
-        let port = guide::port_of(&address)?;
-        let endpoints = format!(
-            "  - name: web\n    url: {HTTP_INTERNAL}\n    pooling_enabled: true\n    upstream:\n      url: {web}\n  - name: echo\n    \
-             url: {TCP_INTERNAL}\n    pooling_enabled: true\n    upstream:\n      url: {echo}\n"
-        );
-        let agents = (0..AGENTS).map(|_| None).collect();
-        let mut fleet = Self { agents, edges, replica, lab, etcd, token, endpoints, port };
-        for at in 0..AGENTS {
-            fleet.start_agent(at)?;
-        }
-        // Each control lists the sessions of edges that are connected to it.
-        let apis = [fleet.lab.api()?, fleet.replica.api()];
-        wait::soon("every agent at two edges", || {
-            let sessions = apis.iter().map(sessions).sum::<Result<usize>>()?;
-            Ok((sessions >= 2 * AGENTS).then_some(()))
-        })?;
-        Ok(fleet)
-    }
-
-    fn start_agent(&mut self, at: usize) -> Result<()> {
-        let home = self.edges.get(at % EDGES).context("an edge")?.connect().to_string();
-        let started = self.lab.agent_at(&format!("agent{at}"), &self.token, &self.endpoints, &home)?;
-        *self.agents.get_mut(at).context("an agent")? = Some(started);
-        Ok(())
-    }
-
-    /// Where visitors come in at each edge.
-    fn places(&self) -> Vec<Place> {
-        let place = |(edge, octet): (&RemoteEdge, u8)| Place {
-            http: edge.http(),
-            tcp: (Ipv4Addr::new(127, 0, 0, octet), self.port).into(),
-        };
-        self.edges.iter().zip(2_u8..).map(place).collect()
-    }
-
-    fn kill(&mut self, victim: Victim) -> Result<()> {
-        match victim {
-            Victim::Edge(at) => self.edges.get_mut(at).context("an edge")?.kill(),
-            Victim::Control(0) => self.lab.kill_control(),
-            Victim::Control(_) => self.replica.kill(),
-            Victim::Etcd(at) => self.etcd.kill(at),
-            Victim::Agent(at) => *self.agents.get_mut(at).context("an agent")? = None,
-        }
-        Ok(())
-    }
-
-    /// Starts it again; returns when it is ready.
-    fn restart(&mut self, victim: Victim) -> Result<()> {
-        match victim {
-            Victim::Edge(at) => self.edges.get_mut(at).context("an edge")?.start(),
-            Victim::Control(0) => self.lab.start_control(),
-            Victim::Control(_) => self.replica.start(),
-            Victim::Etcd(at) => {
-                self.etcd.restart(at)?;
-                self.etcd.wait_ready()
-            }
-            Victim::Agent(at) => self.start_agent(at),
-        }
-    }
+/// A fleet with visitors; gone when dropped.
+pub struct Run<'a> {
+    // Visitors leave first.
+    load: Load,
+    fleet: Fleet<'a>,
+    /// Upgrades so far.
+    upgrades: usize,
 }
 
-fn sessions(api: &Api) -> Result<usize> {
-    Ok(list(api, "/tunnel_sessions", "tunnel_sessions")?.len())
-}
+impl<'a> Run<'a> {
+    /// Starts all of it in a directory, and returns when every visitor is served. With a mesh of [`MACHINES`] it must be called
+    /// in the hub.
+    pub fn start(
+        dir: &Path,
+        programs: &Programs,
+        mesh: Option<&'a Mesh>,
+        visitors: Visitors,
+    ) -> Result<Self> {
+        let fleet = Fleet::start(dir, programs, mesh)?;
+        let load = Load::start(&fleet.places(), HOST, visitors).with_context(|| fleet.logs())?;
+        Ok(Self { load, fleet, upgrades: 0 })
+    }
 
-/// Kills one after the other; calls `done` with each kill.
-pub fn run(
-    dir: &Path,
-    programs: &Programs,
-    visitors: Visitors,
-    victims: &[Victim],
-    mut done: impl FnMut(&Kill) -> Result<()>,
-) -> Result<()> {
-    let (web, echo) = (upstream::web()?, upstream::echo()?);
-    let mut fleet = Fleet::start(dir, programs, web.port(), echo.port())?;
-    let load = Load::start(&fleet.places(), HOST, visitors)?;
-    for victim in victims {
-        load.settled()?;
-        std::thread::sleep(Duration::from_secs(QUIET_SECS));
-        load.reset();
+    /// Kills a part and starts it again some seconds later.
+    pub fn kill(&mut self, part: Part, away_secs: u64) -> Result<Kill> {
+        self.quiet()?;
         let killed = Instant::now();
-        fleet.kill(*victim)?;
-        std::thread::sleep(Duration::from_secs(AWAY_SECS));
+        self.fleet.kill(part)?;
+        thread::sleep(Duration::from_secs(away_secs));
         let started = Instant::now();
-        fleet.restart(*victim)?;
+        self.fleet.restart(part)?;
         let ready_ms = started.elapsed().as_millis();
-        std::thread::sleep(Duration::from_secs(BACK_SECS));
-        let is_own = |edge: usize| *victim == Victim::Edge(edge);
-        let later = killed + Duration::from_secs(LATER_SECS);
-        done(&Kill {
-            victim: victim.name(),
-            own: load.seen(is_own, killed),
-            others: load.seen(|edge| !is_own(edge), killed),
-            others_later: load.seen(|edge| !is_own(edge), later),
+        let back_ms = self.back(started)?;
+        let is_own = |edge: usize| part == Part::Edge(edge);
+        let tally = self.load.tally();
+        Ok(Kill {
+            killed: part.name(),
+            own: tally.since(killed, is_own),
+            others: tally.since(killed, |edge| !is_own(edge)),
+            others_later: tally.new_since(after(killed, LATER_MS), |edge| !is_own(edge)),
             ready_ms,
-        })?;
+            back_ms,
+        })
     }
-    load.settled()?;
-    load.stop();
-    Ok(())
-}
 
-/// Flags of the verb.
-#[derive(clap::Args)]
-pub struct Args {
-    /// How often each is killed
-    #[arg(long, default_value_t = 1)]
-    rounds: usize,
-    /// The folder with control, edge and agent
-    #[arg(long, value_name = "DIR")]
-    programs: PathBuf,
-}
+    /// Cuts two parts off from each other for a time.
+    pub fn partition(&self, one: Part, other: Part, secs: u64) -> Result<Partition> {
+        self.quiet()?;
+        let began = Instant::now();
+        self.fleet.cut(one, other)?;
+        thread::sleep(Duration::from_secs(secs));
+        self.fleet.heal()?;
+        let back_ms = self.back(Instant::now())?;
+        let tally = self.load.tally();
+        Ok(Partition {
+            cut: [one.name(), other.name()],
+            secs,
+            all: tally.since(began, |_| true),
+            later: tally.new_since(after(began, LATER_MS), |_| true),
+            back_ms,
+        })
+    }
 
-/// Runs it in a temporary directory and prints a line of JSON for each kill.
-pub fn run_verb(args: &Args) -> Result<()> {
-    let dir = tempfile::Builder::new().prefix("ebb-fleet-").tempdir()?;
-    let victims: Vec<Victim> = (0..args.rounds).flat_map(|_| Victim::all()).collect();
-    run(dir.path(), &Programs::in_dir(&args.programs), Visitors::MANY, &victims, |kill| {
-        println!("{}", json!(kill));
+    /// Lets the load run for a while, and forgets what was before.
+    fn quiet(&self) -> Result<()> {
+        self.load.settled()?;
+        thread::sleep(Duration::from_secs(QUIET_SECS));
+        self.load.tally().reset();
         Ok(())
-    })
+    }
+
+    /// Waits until all is as before; milliseconds since a moment.
+    fn back(&self, from: Instant) -> Result<u128> {
+        let settled = self.load.settled().and_then(|()| self.fleet.whole());
+        settled.with_context(|| self.fleet.logs())?;
+        Ok(from.elapsed().as_millis())
+    }
 }
