@@ -22,6 +22,7 @@ pub struct RemoteEdge {
     ports: Ports,
     machine: Machine,
     tcp_bind: IpAddr,
+    args: Vec<String>,
     daemon: Option<Daemon>,
     /// Processes that took over, oldest first.
     successors: Vec<Successor>,
@@ -54,8 +55,8 @@ impl RemoteEdge {
         let (ports, claim) = Ports::free()?;
         let machine = Machine::here(Ipv4Addr::LOCALHOST);
         let (dir, programs, tcp_bind) = (dir.to_owned(), programs.clone(), machine.address());
-        let (daemon, successors) = (None, Vec::new());
-        Ok(Self { dir, programs, ports, machine, tcp_bind, daemon, successors, _claim: claim })
+        let (args, daemon, successors) = (Vec::new(), None, Vec::new());
+        Ok(Self { dir, programs, ports, machine, tcp_bind, args, daemon, successors, _claim: claim })
     }
 
     /// Binds reserved TCP ports on another address of the loopback, where other edges do not.
@@ -67,6 +68,11 @@ impl RemoteEdge {
     pub fn on(&mut self, machine: &Machine) {
         self.machine = *machine;
         self.tcp_bind = machine.address();
+    }
+
+    /// Further flags for its next start.
+    pub fn args(&mut self, args: impl IntoIterator<Item = String>) {
+        self.args.extend(args);
     }
 
     /// Runs `ebbgate-edge join`.
@@ -87,11 +93,27 @@ impl RemoteEdge {
             .args(["--peers".into(), at(self.ports.spare(0))])
             .args(["--source-connections-max", "10000000"])
             .args(["--admin".into(), self.admin().to_string()])
+            .args(&self.args)
             .on(&self.machine)
             .start(&self.dir.join("log"))?;
         wait_ready(&self.dir, "edge", &mut daemon)?;
         self.daemon = Some(daemon);
         Ok(())
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.daemon.as_ref().context("it does not run")?.pid())
+    }
+
+    /// Fails, with the end of its log, when it has ended.
+    pub fn check_alive(&mut self) -> Result<()> {
+        self.daemon.as_mut().context("it does not run")?.check_alive()
+    }
+
+    /// SIGTERM, and waits for its end.
+    pub fn stop(&mut self) -> Result<()> {
+        self.daemon.take().map_or(Ok(()), |mut daemon| daemon.stop().map(drop))
     }
 
     /// SIGKILL to all its processes.
