@@ -106,8 +106,7 @@ impl EdgeDialer {
     fn made(common: Arc<Common>, address: ConnectAddress) -> Result<Self, DialerError> {
         let agent = &common.agent;
         let host = common.server_name(&address).to_owned();
-        let name =
-            ServerName::try_from(host.clone()).map_err(|_| DialerError::ServerName(host.clone()))?;
+        let name = ServerName::try_from(host.clone()).map_err(|_| DialerError::ServerName(host.clone()))?;
         let quic = match agent.proxy_to(&address) {
             None => {
                 let tls = ClientConfig::clone(&common.link_tls);

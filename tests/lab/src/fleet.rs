@@ -78,6 +78,8 @@ pub struct Run<'a> {
     fleet: Fleet<'a>,
     /// Upgrades so far.
     upgrades: usize,
+    /// Until when visitors were looked at, if the last fault was an upgrade: what comes late counts with the next.
+    looked: Option<Instant>,
 }
 
 impl<'a> Run<'a> {
@@ -91,7 +93,7 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let fleet = Fleet::start(dir, programs, mesh)?;
         let load = Load::start(&fleet.places(), HOST, visitors).with_context(|| fleet.logs())?;
-        Ok(Self { load, fleet, upgrades: 0 })
+        Ok(Self { load, fleet, upgrades: 0, looked: None })
     }
 
     /// Kills a part and starts it again some seconds later.
@@ -117,7 +119,7 @@ impl<'a> Run<'a> {
     }
 
     /// Cuts two parts off from each other for a time.
-    pub fn partition(&self, one: Part, other: Part, secs: u64) -> Result<Partition> {
+    pub fn partition(&mut self, one: Part, other: Part, secs: u64) -> Result<Partition> {
         self.quiet()?;
         let began = Instant::now();
         self.fleet.cut(one, other)?;
@@ -135,7 +137,8 @@ impl<'a> Run<'a> {
     }
 
     /// Lets the load run for a while, and forgets what was before.
-    fn quiet(&self) -> Result<()> {
+    fn quiet(&mut self) -> Result<()> {
+        self.looked = None;
         self.load.settled()?;
         thread::sleep(Duration::from_secs(QUIET_SECS));
         self.load.tally().reset();

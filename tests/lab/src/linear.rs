@@ -151,9 +151,7 @@ struct Cluster {
 fn cluster(dir: &Path, programs: &Programs, mesh: Option<&Mesh>) -> Result<Cluster> {
     let etcd = match mesh {
         None => Etcd::start(&dir.join("etcd"), MEMBERS)?,
-        Some(mesh) => {
-            Etcd::on(&dir.join("etcd"), mesh.machines(), Some(mesh.tls(dir)?), &[])?
-        }
+        Some(mesh) => Etcd::on(&dir.join("etcd"), mesh.machines(), Some(mesh.tls(dir)?), &[])?,
     };
     let mut lab = Lab::open_with(&dir.join("lab"), programs.clone(), &etcd.store_flags())?;
     lab.start_control()?;

@@ -42,7 +42,8 @@ impl Machine {
 
     /// What stands before a program's name and arguments so that it runs there.
     pub(crate) fn prefix(&self) -> Vec<String> {
-        let enter = |pid: u32| ["nsenter", "--target", &pid.to_string(), "--net", "--mount", "--"].map(str::to_owned);
+        let enter =
+            |pid: u32| ["nsenter", "--target", &pid.to_string(), "--net", "--mount", "--"].map(str::to_owned);
         self.holder.map(enter).into_iter().flatten().collect()
     }
 

@@ -69,7 +69,8 @@ impl Mesh {
     /// Drops what two machines send each other, silently, until [`Self::heal`].
     pub fn cut(&self, one: &Machine, other: &Machine) -> Result<()> {
         let both = format!("{{ {}, {} }}", one.address(), other.address());
-        let rule = ["add", "rule", "bridge", "cuts", "pairs", "ip", "saddr", &both, "ip", "daddr", &both, "drop"];
+        let rule =
+            ["add", "rule", "bridge", "cuts", "pairs", "ip", "saddr", &both, "ip", "daddr", &both, "drop"];
         run(&self.hub, "nft", &rule)
     }
 
@@ -81,7 +82,8 @@ impl Mesh {
     /// Makes an authority and certificates for an etcd on these machines and its clients, in a directory: `ca.pem`,
     /// `member.*`, `client.*`.
     pub fn tls(&self, dir: &Path) -> Result<Tls> {
-        let addresses: Vec<_> = self.machines.iter().map(|machine| format!("IP:{}", machine.address())).collect();
+        let addresses: Vec<_> =
+            self.machines.iter().map(|machine| format!("IP:{}", machine.address())).collect();
         certificates(dir, &addresses.join(","))
     }
 }

@@ -77,7 +77,14 @@ impl RemoteEdge {
 
     /// Runs `ebbgate-edge join`.
     pub fn join(&self, join: &str) -> Result<Output> {
-        Ok(self.machine.command(self.programs.edge()).arg("join").arg("--dir").arg(&self.dir).arg(join).output()?)
+        Ok(self
+            .machine
+            .command(self.programs.edge())
+            .arg("join")
+            .arg("--dir")
+            .arg(&self.dir)
+            .arg(join)
+            .output()?)
     }
 
     /// Starts it, without a word about control, and waits until it is ready.
@@ -125,7 +132,8 @@ impl RemoteEdge {
     /// Has it hand over to a program; the error is the verb's own words.
     pub fn upgrade(&mut self, program: &Path) -> Result<()> {
         let mut upgrade = self.machine.command(self.programs.edge());
-        let ran = upgrade.arg("upgrade").arg("--dir").arg(&self.dir).arg("--program").arg(program).output()?;
+        let ran =
+            upgrade.arg("upgrade").arg("--dir").arg(&self.dir).arg("--program").arg(program).output()?;
         ensure!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr).trim());
         let about: Value = serde_json::from_slice(&ran.stdout)?;
         let pid = about.get("pid").and_then(Value::as_u64).context("a pid")?;
@@ -135,7 +143,8 @@ impl RemoteEdge {
 
     /// How many of its processes run: more than one while older ones still have streams.
     pub fn processes(&mut self) -> Result<usize> {
-        let first = self.daemon.as_mut().map(Daemon::exited).transpose()?.is_some_and(|ended| ended.is_none());
+        let first =
+            self.daemon.as_mut().map(Daemon::exited).transpose()?.is_some_and(|ended| ended.is_none());
         Ok(usize::from(first) + self.successors.iter().filter(|successor| successor.runs()).count())
     }
 

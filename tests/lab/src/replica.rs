@@ -62,7 +62,8 @@ impl Replica {
 
     /// Starts it and waits until it is ready.
     pub fn start(&mut self) -> Result<()> {
-        let edges = self.edges.then(|| ["--edges".to_owned(), self.machine.at(self.ports.spare(0)).to_string()]);
+        let edges =
+            self.edges.then(|| ["--edges".to_owned(), self.machine.at(self.ports.spare(0)).to_string()]);
         let mut daemon = Spec::new("replica", self.programs.control())
             .args(["serve", "--dir"])
             .arg(&self.dir)

@@ -127,14 +127,23 @@ mod tests {
         let start = Instant::now();
         let tell = |edge, kind, began, ended, failed| {
             let (began, ended) = (after(start, began), after(start, ended));
-            tally.tell(Told { edge, kind, began, ended, connected: began, failed, refused: failed && edge == 0 });
+            tally.tell(Told {
+                edge,
+                kind,
+                began,
+                ended,
+                connected: began,
+                failed,
+                refused: failed && edge == 0,
+            });
         };
         tell(0, Kind::Requests, 0, 5, true);
         tell(0, Kind::Requests, 20, 35, false);
         tell(1, Kind::Stream, 12, 40, true);
         tell(1, Kind::WebSocket, 0, 10, true);
         tell(1, Kind::NewRequests, 5, 50, true);
-        let counts = |seen: Seen| (seen.requests, seen.failed_requests, seen.cut_streams, seen.cut_websockets);
+        let counts =
+            |seen: Seen| (seen.requests, seen.failed_requests, seen.cut_streams, seen.cut_websockets);
         let from = after(start, 10);
         let seen = tally.since(from, |edge| edge == 1);
         assert_eq!(counts(seen), (0, 1, 1, 1));

@@ -3,14 +3,15 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde::Serialize;
 
-use super::Run;
 use super::tally::Seen;
+use super::{QUIET_SECS, Run};
 
 /// A program that does not come up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -64,14 +65,17 @@ pub struct Upgrade {
     pub processes: usize,
     /// Sessions of agents that ended meanwhile, by the agents' own words.
     pub ended_sessions: usize,
-    /// At all edges.
+    /// At all edges, from the upgrade before on, if that was what came before.
     pub all: Seen,
 }
 
 impl Run<'_> {
     /// Has an edge hand over to a copy of its program, or to one that does not come up.
     pub fn upgrade(&mut self, at: usize, bad: Option<Bad>) -> Result<Upgrade> {
-        self.quiet()?;
+        let before = self.looked;
+        if before.is_none() {
+            self.quiet()?;
+        }
         let edge = self.fleet.programs().edge();
         let program = match bad {
             Some(bad) => bad.write(self.fleet.dir(), &edge)?,
@@ -88,6 +92,8 @@ impl Run<'_> {
         let upgraded = self.fleet.edge(at)?.upgrade(&program);
         let took_ms = began.elapsed().as_millis();
         self.back(began)?;
+        thread::sleep(Duration::from_secs(QUIET_SECS));
+        self.looked = Some(Instant::now());
         let refused = upgraded.err().map(|error| error.to_string());
         ensure!(
             refused.is_some() == bad.is_some(),
@@ -101,7 +107,7 @@ impl Run<'_> {
             took_ms,
             processes: self.fleet.edge(at)?.processes()?,
             ended_sessions: self.fleet.ended_sessions()?.saturating_sub(ended),
-            all: self.load.tally().since(began, |_| true),
+            all: self.load.tally().since(before.unwrap_or(began), |_| true),
         })
     }
 }

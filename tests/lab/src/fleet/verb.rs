@@ -73,7 +73,17 @@ pub fn run_verb(args: &Args) -> Result<()> {
 /// with the namespace however this one ends.
 fn run_inside() -> Result<()> {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
+    command.args([
+        "--pdeathsig",
+        "KILL",
+        "--",
+        "unshare",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        "--",
+    ]);
     command.arg(env::current_exe()?).args(env::args_os().skip(1)).arg("--inside");
     let status = command.status().context("run setpriv")?;
     ensure!(status.success(), "the run failed");
@@ -96,7 +106,8 @@ impl Args {
             }
         }
         if self.does(What::Upgrades) {
-            let (upgrades, bad) = if self.short { (1, &Bad::ALL[..1]) } else { (self.upgrades, &Bad::ALL[..]) };
+            let (upgrades, bad) =
+                if self.short { (1, &Bad::ALL[..1]) } else { (self.upgrades, &Bad::ALL[..]) };
             for _ in 0..upgrades {
                 print(&run.upgrade(0, None)?)?;
             }
