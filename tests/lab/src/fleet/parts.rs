@@ -10,7 +10,6 @@ use serde_json::json;
 
 use super::load::Place;
 use super::upstream;
-use super::{HOST, HTTP_INTERNAL, TCP_INTERNAL};
 use crate::api::{Api, list};
 use crate::etcd::Etcd;
 use crate::guide;
@@ -22,6 +21,11 @@ use crate::remote_edge::{RemoteEdge, join_string_naming};
 use crate::replica::Replica;
 use crate::wait;
 
+/// Public name of the endpoint for HTTP.
+pub(super) const HOST: &str = "fleet.clinic-network.com";
+/// What the agents serve.
+const HTTP_INTERNAL: &str = "http://web.clinic1.internal";
+const TCP_INTERNAL: &str = "tcp://echo.clinic1.internal:7";
 /// Edges.
 pub(super) const EDGES: usize = 3;
 /// Members of the etcd.

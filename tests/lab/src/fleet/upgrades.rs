@@ -10,8 +10,8 @@ use anyhow::{Result, ensure};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde::Serialize;
 
+use super::run::{QUIET_SECS, Run};
 use super::tally::Seen;
-use super::{QUIET_SECS, Run};
 
 /// A program that does not come up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -7,7 +7,10 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
-use super::{Bad, MACHINES, Part, Run, Visitors};
+use super::load::Visitors;
+use super::parts::{MACHINES, Part};
+use super::run::Run;
+use super::upgrades::Bad;
 use crate::lab::Programs;
 use crate::mesh::Mesh;
 use crate::program::is_root;
