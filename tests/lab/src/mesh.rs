@@ -21,7 +21,8 @@ const HUB: u8 = 254;
 pub struct Mesh {
     hub: Machine,
     machines: Vec<Machine>,
-    _holders: Vec<Holder>,
+    /// What keeps them, the hub's first.
+    holders: Vec<Holder>,
 }
 
 impl Mesh {
@@ -36,7 +37,7 @@ impl Mesh {
         run(&hub, "nft", &["add", "table", "bridge", "cuts"])?;
         let chain = ["add", "chain", "bridge", "cuts", "pairs", "{ type filter hook forward priority 0; }"];
         run(&hub, "nft", &chain)?;
-        let mut mesh = Self { hub, machines: Vec::new(), _holders: vec![holder] };
+        let mut mesh = Self { hub, machines: Vec::new(), holders: vec![holder] };
         for (at, number) in (0..machines).zip(1..) {
             let holder = Holder::new()?;
             let (link, pid) = (link(at), holder.pid());
@@ -46,7 +47,7 @@ impl Mesh {
             let machine = holder.machine(address(number));
             address_of(&machine, "uplink")?;
             mesh.machines.push(machine);
-            mesh._holders.push(holder);
+            mesh.holders.push(holder);
         }
         Ok(mesh)
     }

@@ -77,15 +77,14 @@ impl Run<'_> {
             self.quiet()?;
         }
         let edge = self.fleet.programs().edge();
-        let program = match bad {
-            Some(bad) => bad.write(self.fleet.dir(), &edge)?,
-            None => {
-                let copy = self.fleet.dir().join(format!("edge-{}", self.upgrades));
-                self.upgrades += 1;
-                // As a package manager replaces the file of a program that runs.
-                fs::copy(&edge, &copy)?;
-                copy
-            }
+        let program = if let Some(bad) = bad {
+            bad.write(self.fleet.dir(), &edge)?
+        } else {
+            let copy = self.fleet.dir().join(format!("edge-{}", self.upgrades));
+            self.upgrades += 1;
+            // As a package manager replaces the file of a program that runs.
+            fs::copy(&edge, &copy)?;
+            copy
         };
         let ended = self.fleet.ended_sessions()?;
         let began = Instant::now();
