@@ -74,7 +74,7 @@ fn blocks(page: &str) -> Result<Vec<Block<'_>>> {
                 let last = blocks.last_mut().context("an answer follows commands")?;
                 last.answer = Some(serde_json::from_str(&text).with_context(|| text.clone())?);
             }
-            (Some(_), None) => text += &format!("{line}\n"),
+            (Some(_), None) => text.extend([line, "\n"]),
             (None, None) => {
                 machine =
                     line.strip_prefix("On `").and_then(|rest| rest.split('`').next()).unwrap_or(machine);
