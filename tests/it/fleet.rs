@@ -2,6 +2,7 @@
 
 mod across;
 mod controls;
+mod three;
 
 use std::process::Command;
 

@@ -36,6 +36,8 @@ const CONNECT_SECS_MAX: u64 = 10;
 const BEFORE_MAX: usize = 8;
 /// Milliseconds before the first new attempt.
 const RETRY_MS_MIN: u64 = 50;
+/// Milliseconds between looks at what a way to a process that was replaced still carries.
+const REST_LOOK_MS: u64 = 200;
 /// Milliseconds between attempts at most.
 const RETRY_MS_MAX: u64 = 2_000;
 
@@ -84,11 +86,19 @@ impl Before {
     }
 }
 
-/// Keeps one connection to the edge open until the edge is gone, or this one ends.
+/// Keeps one connection to the edge open until the edge is gone, or this one ends. Where another process of the edge took its
+/// place, what the connection carries goes on.
 pub async fn keep(shard: Shard, way: Arc<PeerWay>) {
     let ending = shard.edge().reached(Stage::Ending);
+    let over = async {
+        way.session.has_ended().await;
+        let named = || shard.edge().peers.list().contains_key(&way.edge);
+        while way.session.in_flight() > 0 && named() {
+            sleep(Duration::from_millis(REST_LOOK_MS)).await;
+        }
+    };
     tokio::select! {
-        () = way.session.has_ended() => {}
+        () = over => {}
         () = ending => {}
         () = keep_open(&shard, &way) => {}
     }
@@ -99,6 +109,9 @@ async fn keep_open(shard: &Shard, way: &Arc<PeerWay>) {
     loop {
         let began = Instant::now();
         let error = once(shard, way, &mut before).await;
+        if !way.session.is_alive() {
+            return;
+        }
         let has_moved = matches!(error, NoWay::Moved);
         if has_moved || began.elapsed() > Duration::from_millis(RETRY_MS_MAX) {
             retry_ms = RETRY_MS_MIN;

@@ -181,8 +181,9 @@ impl Table {
                 peer.way.session.prefer_others(about.draining);
                 return edge.peers.put(about);
             }
-            // Another process, or somewhere else: nothing of what was there is known to be there.
-            Some(_) => self.gone(edge, id),
+            // Another process, or somewhere else: nothing of what was there is known to be there. The edge stays named, so
+            // that what its ways carry goes on, both those to it and those from it.
+            Some(_) => self.withdraw(edge, id),
             None if is_full => {
                 return tracing::error!(peer = %id, "there are more than {PEERS_MAX} edges; this one is left out");
             }
@@ -207,6 +208,14 @@ impl Table {
     }
 
     fn gone(&mut self, edge: &Edge, gone: EdgeId) {
+        if self.peers.contains_key(&gone) {
+            edge.peers.remove(gone);
+            self.withdraw(edge, gone);
+        }
+    }
+
+    /// Forgets the process of an edge: no visitor is sent there any more.
+    fn withdraw(&mut self, edge: &Edge, gone: EdgeId) {
         let Some(peer) = self.peers.get(&gone) else { return };
         tracing::info!(peer = %gone, "another edge is gone");
         let sessions: Vec<_> = peer.sessions.keys().copied().collect();
@@ -216,7 +225,6 @@ impl Table {
         if let Some(peer) = self.peers.remove(&gone) {
             peer.way.session.end();
         }
-        edge.peers.remove(gone);
         edge.peers.set_way(gone, None);
     }
 
