@@ -220,7 +220,7 @@ impl Actor {
                     self.footing.online(dialled.ends);
                     self.connection(dialled).await
                 }
-                Ok(Err(error)) => Err(connection::Ended::Lost(error.to_string())),
+                Ok(Err(error)) => Err(error.into()),
                 Err(done) => Ok(done),
             };
             let wait = match ended {
@@ -258,6 +258,10 @@ impl Actor {
             }
             connection::Ended::Lost(reason) => {
                 let retry_in = self.plan.lost(now, now.saturating_sub(attempt), random);
+                (Event::SessionOffline { reason, retry_in }, retry_in)
+            }
+            connection::Ended::Busy { reason, retry_after } => {
+                let retry_in = self.plan.asked_to_wait(now, retry_after, random);
                 (Event::SessionOffline { reason, retry_in }, retry_in)
             }
             connection::Ended::Refused(refusal) => {

@@ -4,6 +4,7 @@
 
 pub mod detect;
 pub mod gauge;
+pub mod handshakes;
 pub mod hello;
 pub mod listen;
 pub mod proxy_protocol;

@@ -45,10 +45,22 @@ const LATENCIES_MAX: usize = 4;
 pub(super) enum Ended {
     /// It broke, or never came about.
     Lost(String),
+    /// It never came about: the edge asks the agent to come again after this time.
+    Busy { reason: String, retry_after: Duration },
     /// The edge refused Auth.
     Refused(Refusal),
     /// The edge asked for another connection. This one is served beside it until the edge ends it.
     Moved,
+}
+
+impl From<DialError> for Ended {
+    fn from(error: DialError) -> Self {
+        let reason = error.to_string();
+        match error {
+            DialError::Busy { retry_after, .. } => Self::Busy { reason, retry_after },
+            _ => Self::Lost(reason),
+        }
+    }
 }
 
 /// What runs beside the loop of one connection; all of it ends with it.
