@@ -13,9 +13,14 @@ pub(crate) struct Capacity {
 }
 
 impl Capacity {
+    /// Another process counts from now on: each states its capacity for itself.
+    pub(crate) fn restart(&mut self) {
+        self.begun.clear();
+    }
+
     /// A handshake begins now; times never go back. Gives how many began within the second that ends now.
     pub(crate) fn begins(&mut self, now: Duration) -> usize {
-        while self.begun.front().is_some_and(|at| now - *at >= Duration::from_secs(1)) {
+        while self.begun.front().is_some_and(|at| now.saturating_sub(*at) >= Duration::from_secs(1)) {
             self.begun.pop_front();
         }
         self.begun.push_back(now);

@@ -1,5 +1,6 @@
 //! What must always be so. An error of these ends the run.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -7,6 +8,7 @@ use ebbgate::edge_dialer::CONNECT_SECS_MAX;
 
 use crate::ids;
 use crate::settings::Settings;
+use crate::witness::Witness;
 use crate::world::{AGENTS_OF_ACCOUNT, Event, SERVICES, World};
 
 /// An agent that can reach an edge has a session within so many seconds, and [`CONNECT_SECS_MAX`] more for each edge that it
@@ -41,7 +43,7 @@ impl World {
         if who.away != Some(since) {
             return Ok(());
         }
-        let known: std::collections::BTreeSet<usize> = who.configured.iter().chain(&who.told).copied().collect();
+        let known: BTreeSet<usize> = who.configured.iter().chain(&who.told).copied().collect();
         let reached_since = |edge: usize| {
             let cut = self.from_agents.of((who.group, edge));
             (self.is_up(edge) && cut.count == 0).then(|| cut.healed.max(self.edges[edge].up_since))
@@ -53,11 +55,11 @@ impl World {
             ensure!(
                 self.now < at + limit,
                 "agent {agent} has no edge for {:.1} s; it knows edge {edge}, which it reaches for {:.1} s; {:?}",
-                (self.now - since).as_secs_f64(),
-                (self.now - at).as_secs_f64(),
+                self.now.saturating_sub(since).as_secs_f64(),
+                self.now.saturating_sub(at).as_secs_f64(),
                 who.sessions.iter().map(|session| session.state).collect::<Vec<_>>()
             );
-            let wait = at + limit - self.now;
+            let wait = (at + limit).saturating_sub(self.now);
             self.after(wait, Event::BackBy { agent, since });
         } else {
             self.after(Duration::from_secs(BACK_SECS), Event::BackBy { agent, since });
@@ -121,7 +123,7 @@ impl World {
         }
         let due = self.changed + Duration::from_secs(PRESENCE_SECS);
         if due > self.now {
-            let wait = due - self.now;
+            let wait = due.saturating_sub(self.now);
             ensure!(wait <= Duration::from_secs(SETTLE_SECS_MAX), "sessions never settle");
             self.after(wait, Event::Settled { faults });
             return Ok(());
@@ -133,7 +135,8 @@ impl World {
         }
         for agent in 0..self.agents.len() {
             let first = agent * Settings::SESSIONS;
-            let online = (first..first + Settings::SESSIONS).filter(|slot| self.views.truth(*slot).1 > 0).count();
+            let online =
+                (first..first + Settings::SESSIONS).filter(|slot| self.views.truth(*slot).1 > 0).count();
             ensure!(online > 0, "agent {agent} has no session though nothing is broken");
         }
         let mut at_edge = vec![0; self.edges.len()];
@@ -143,9 +146,12 @@ impl World {
             .for_each(|(edge, _)| at_edge[edge] += 1);
         let all: usize = at_edge.iter().sum();
         for edge in self.witnesses.keys().copied().collect::<Vec<_>>() {
-            let served = self.witnesses.get(&edge).map_or(0, |witness| witness.endpoints());
+            let served = self.witnesses.get(&edge).map_or(0, Witness::endpoints);
             let elsewhere = all - at_edge[edge];
-            ensure!(served == elsewhere, "edge {edge} serves {served} endpoints of other edges, of {elsewhere}");
+            ensure!(
+                served == elsewhere,
+                "edge {edge} serves {served} endpoints of other edges, of {elsewhere}"
+            );
             self.keep_ways(edge);
             for _ in 0..VISITORS {
                 let account = self.below(self.settings.agents.div_ceil(AGENTS_OF_ACCOUNT));
@@ -165,9 +171,11 @@ impl World {
     fn has_elsewhere(&self, edge: usize, account: usize, service: usize) -> bool {
         let agents = self.agents.iter().enumerate().skip(account * AGENTS_OF_ACCOUNT).take(AGENTS_OF_ACCOUNT);
         let of_service = agents.filter(|(_, agent)| agent.service == service);
-        of_service.flat_map(|(number, _)| number * Settings::SESSIONS..(number + 1) * Settings::SESSIONS).any(|slot| {
-            let (at, life) = self.views.truth(slot);
-            life > 0 && at != edge
-        })
+        of_service.flat_map(|(number, _)| number * Settings::SESSIONS..(number + 1) * Settings::SESSIONS).any(
+            |slot| {
+                let (at, life) = self.views.truth(slot);
+                life > 0 && at != edge
+            },
+        )
     }
 }

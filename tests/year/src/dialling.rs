@@ -12,7 +12,9 @@ use ebbgate::edges_dialer::Round;
 use ebbgate_edge::agents::elsewhere::others;
 use ebbgate_edge::net::handshakes::turns::Turn;
 use ebbgate_model::Binding;
-use ebbgate_model::feed::{AgentEndpointReport, HealthReport, ServedElsewhere, SessionReport};
+use ebbgate_model::feed::{
+    AgentEndpointReport, CommandRefusals, HealthReport, ServedElsewhere, SessionReport,
+};
 use ebbgate_wire::rpc::{AuthReply, AuthReplyExtra, BindReply};
 
 use crate::checks::BACK_SECS;
@@ -146,8 +148,9 @@ impl World {
         }
         session.state = State::Online;
         if let Some(away) = agent.away.take() {
-            self.report.away += 1;
-            self.report.away_max = self.report.away_max.max(now - away);
+            // At the beginning nobody is anywhere.
+            self.report.away += u64::from(away > Duration::ZERO);
+            self.report.away_max = self.report.away_max.max(now.saturating_sub(away));
         }
         self.end_session(slot);
         self.changed = now;
@@ -195,7 +198,7 @@ impl World {
             metadata: String::new(),
             started_at,
             transport: String::new(),
-            refusals: Default::default(),
+            refusals: CommandRefusals::default(),
             endpoints: BTreeMap::from([(ids::endpoint(slot, life), endpoint)]),
         }
     }
@@ -215,8 +218,7 @@ impl World {
         self.changed = self.now;
         let (number, _) = Self::agent_of(slot);
         let first = number * Settings::SESSIONS;
-        let has_any = (first..first + Settings::SESSIONS)
-            .any(|slot| self.views.truth(slot).1 > 0);
+        let has_any = (first..first + Settings::SESSIONS).any(|slot| self.views.truth(slot).1 > 0);
         let now = self.now;
         if !has_any && self.agents[number].away.is_none() {
             self.agents[number].away = Some(now);
@@ -245,7 +247,7 @@ impl World {
         agent.edges.failed(index);
         let wait = match error {
             DialError::Busy { retry_after, .. } => session.plan.asked_to_wait(now, retry_after, drawn),
-            _ => session.plan.lost(now, now - session.began, drawn),
+            _ => session.plan.lost(now, now.saturating_sub(session.began), drawn),
         };
         self.pause(slot, wait);
     }

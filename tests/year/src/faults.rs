@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::Result;
 use ebbgate_edge::net::handshakes::turns::Turns;
 
-use crate::capacity::Capacity;
 use crate::checks::SETTLE_SECS;
 use crate::settings::Settings;
 use crate::witness::Witness;
@@ -22,10 +21,8 @@ const MOVE_MS: u64 = 1_000;
 /// Milliseconds between two agents of a drained edge that are told to leave.
 const PACE_MS: u64 = 5;
 /// Milliseconds after which silence is noticed, at the least and beyond that at random: a heartbeat's tolerance and interval.
-const SILENCE_MS: (u64, u64) = (
-    1_000 * ebbgate_tunnel::heartbeat::TOLERANCE_SECS,
-    1_000 * ebbgate_tunnel::heartbeat::HEARTBEAT_SECS,
-);
+const SILENCE_MS: (u64, u64) =
+    (1_000 * ebbgate_tunnel::heartbeat::TOLERANCE_SECS, 1_000 * ebbgate_tunnel::heartbeat::HEARTBEAT_SECS);
 /// Of so many faults one is a whole region, and one control.
 const RARE_PART: u64 = 120;
 
@@ -54,8 +51,9 @@ impl World {
     /// The next fault is written down.
     pub(crate) fn next_fault(&mut self) {
         let Settings { faults_of_edge, edges, .. } = self.settings;
-        let year = Duration::from_secs(365 * 24 * 3600);
-        let all = u32::try_from(faults_of_edge).unwrap_or(1).saturating_mul(u32::try_from(edges).unwrap_or(1));
+        let year = Duration::from_hours(365 * 24);
+        let all =
+            u32::try_from(faults_of_edge).unwrap_or(1).saturating_mul(u32::try_from(edges).unwrap_or(1));
         let mean = year / all.max(1);
         let wait = Duration::from_millis(self.random.below(2 * u64::try_from(mean.as_millis()).unwrap_or(1)));
         self.after(wait, Event::Break);
@@ -63,9 +61,11 @@ impl World {
 
     /// Something fails, at random.
     pub(crate) fn fail(&mut self) -> Result<()> {
-        let (edge, other, group) = (self.below(self.edges.len()), self.below(self.edges.len()), self.below(GROUPS));
+        let (edge, other, group) =
+            (self.below(self.edges.len()), self.below(self.edges.len()), self.below(GROUPS));
         let rare = self.random.below(RARE_PART);
-        let fault = match (rare, self.random.below(100)) {
+        // The rare ones come first, so that a short run has them.
+        let fault = match (rare.min(self.faults), self.random.below(100)) {
             (0, _) => Fault::Region(edge / REGION),
             (1, _) if self.control.is_up => Fault::Control,
             (_, 0..22) => Fault::Edge(edge),
@@ -196,9 +196,7 @@ impl World {
                 self.after(Duration::from_millis(wait), Event::Lost { slot, life });
             }
         }
-        let most = self.edges[edge].capacity.most;
-        // Each process states its capacity for itself.
-        self.edges[edge].capacity = Capacity { most, ..Capacity::default() };
+        self.edges[edge].capacity.restart();
         self.edges[edge].turns = Turns::new(self.settings.handshakes_per_sec);
         self.edges[edge].incarnation += 1;
         self.edges[edge].up_since = self.now;

@@ -22,7 +22,8 @@ const BROKEN_PART: u64 = 1_000;
 impl World {
     /// An edge looks for control, as long as either may be there.
     pub(crate) fn connect(&mut self, edge: usize) {
-        let is_fed = self.edges[edge].fed == Some(self.edges[edge].incarnation) && self.control.is_connected(edge);
+        let is_fed =
+            self.edges[edge].fed == Some(self.edges[edge].incarnation) && self.control.is_connected(edge);
         if is_fed || !self.is_up(edge) || !self.control.is_up || self.from_control.is_cut(edge) {
             return;
         }
@@ -133,7 +134,11 @@ impl World {
                 }
                 let (slot, life) = ids::session_numbers(*session);
                 let owner = ids::account(Self::agent_of(slot).0 / AGENTS_OF_ACCOUNT);
-                ensure!(report.account == owner, "edge {edge} is told of a session of {owner} as one of {}", report.account);
+                ensure!(
+                    report.account == owner,
+                    "edge {edge} is told of a session of {owner} as one of {}",
+                    report.account
+                );
                 self.views.set_told(edge, slot, life);
             }
             ToEdge::PeerSessionEnded { session, .. } => {

@@ -1,15 +1,32 @@
-//! `ebbgate-year`: a year of a fleet, and what it came to. Behind `cargo xtask prove year`.
+//! `ebbgate-year VERB`: a year of a fleet and what it came to, or what agents' handshakes cost an edge. Behind `cargo xtask prove`.
+
+mod handshakes;
 
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use clap::Parser as _;
+use anyhow::Result;
+use clap::{Parser, Subcommand};
 use ebbgate_year::{Broken, Settings, run};
 
-/// Simulates a fleet under faults, and checks what docs/reliability.md says of it
-#[derive(clap::Parser)]
-#[command(name = "cargo xtask prove year")]
-struct Args {
+/// Proves what docs/reliability.md says of a fleet of edges
+#[derive(Parser)]
+#[command(name = "cargo xtask prove")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Simulate a fleet under faults, in virtual time
+    Year(Year),
+    /// Let agents in at an edge of one shard, one after the other, and count what it costs the shard
+    Handshakes(handshakes::Args),
+}
+
+#[derive(clap::Args)]
+struct Year {
     /// The same seed gives the same year; drawn by the clock if left out
     #[arg(long)]
     seed: Option<u64>,
@@ -34,12 +51,25 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let done = match Cli::parse().verb {
+        Verb::Year(args) => year(&args),
+        Verb::Handshakes(args) => handshakes::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn year(args: &Year) -> Result<()> {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     let settings = Settings {
         days: args.days,
         edges: args.edges.into(),
-        agents: usize::try_from(args.agents).unwrap_or(usize::MAX),
+        agents: usize::try_from(args.agents)?,
         faults_of_edge: args.faults,
         handshakes_per_sec: args.handshakes_per_sec,
         broken: args.broken,
@@ -47,15 +77,7 @@ fn main() -> ExitCode {
     };
     eprintln!("seed {}", settings.seed);
     let began = Instant::now();
-    match run(&settings) {
-        Ok(report) => {
-            println!("{report}");
-            eprintln!("in {:.0} s", began.elapsed().as_secs_f64());
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    println!("{}", run(&settings)?);
+    eprintln!("in {:.0} s", began.elapsed().as_secs_f64());
+    Ok(())
 }

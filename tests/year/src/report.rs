@@ -76,7 +76,11 @@ impl fmt::Display for Report {
             "presence     {} messages; all edges agreed each of {} times they had to",
             self.news, self.settled
         )?;
-        writeln!(f, "visitors     {}, {} served by another edge's agent, none by another account's", self.visits, self.served)?;
+        writeln!(
+            f,
+            "visitors     {}, {} served by another edge's agent, none by another account's",
+            self.visits, self.served
+        )?;
         write!(f, "events       {}", self.events)
     }
 }

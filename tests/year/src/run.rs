@@ -68,7 +68,7 @@ async fn live(world: &mut World) -> Result<()> {
         }
         // What edges wait for by themselves.
         if world.now > clock {
-            tokio::time::advance(world.now - clock).await;
+            tokio::time::advance(world.now.saturating_sub(clock)).await;
             clock = world.now;
         }
         world.report.events += 1;

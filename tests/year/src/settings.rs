@@ -53,7 +53,14 @@ impl Settings {
 
     /// A small fleet with as many faults in a few days as the large one has in a year, for tests.
     pub fn short(seed: u64) -> Self {
-        Self { days: 3, edges: 12, agents: 600, faults_of_edge: 1_500, handshakes_per_sec: 20, ..Self::year(seed) }
+        Self {
+            days: 2,
+            edges: 12,
+            agents: 600,
+            faults_of_edge: 1_500,
+            handshakes_per_sec: 20,
+            ..Self::year(seed)
+        }
     }
 
     /// Sessions of each agent.
@@ -64,6 +71,6 @@ impl Settings {
     }
 
     pub(crate) fn length(&self) -> Duration {
-        Duration::from_secs(self.days * 24 * 3600)
+        Duration::from_hours(self.days * 24)
     }
 }

@@ -42,7 +42,8 @@ impl Witness {
         let fetcher = Fetcher::new(None, false).context("the fetcher")?;
         let waits = Waits { relay_idle_secs: 60, half_closed_secs: 60 };
         let ports = Ports::new([127, 0, 0, 1].into(), 1);
-        let (edge, events) = Edge::new(ConnLimits::new(1, 1), fetcher, TicketKey::new(&[7; 32]), waits, ports);
+        let (edge, events) =
+            Edge::new(ConnLimits::new(1, 1), fetcher, TicketKey::new(&[7; 32]), waits, ports);
         let edge = Arc::new(edge);
         let agents = Agents::new(Arc::clone(&edge));
         let credential = |number: usize| {

@@ -39,7 +39,7 @@ pub(crate) const REGION: usize = 25;
 const TRACE_MAX: usize = 400;
 
 /// What is to happen.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Event {
     /// An agent's session dials anew.
     Dial { slot: Slot, attempt: u32 },

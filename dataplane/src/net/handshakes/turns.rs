@@ -70,7 +70,9 @@ impl Turns {
             return Turn::Now;
         }
         let of_source = self.waiting.get(&source).copied().unwrap_or(0);
-        if at - now > Duration::from_millis(WAIT_MS_MAX) || of_source >= self.waiting_of_source_max {
+        if at.saturating_sub(now) > Duration::from_millis(WAIT_MS_MAX)
+            || of_source >= self.waiting_of_source_max
+        {
             return Turn::Refused(self.refuse(now));
         }
         self.waiting.insert(source, of_source + 1);
@@ -92,7 +94,7 @@ impl Turns {
     fn refuse(&mut self, now: Duration) -> Duration {
         let latest = now + Duration::from_secs(RETRY_AFTER_SECS_MAX);
         self.expected = (self.expected.max(self.next) + self.interval).min(latest);
-        (self.expected - now).max(Duration::from_secs(1))
+        self.expected.saturating_sub(now).max(Duration::from_secs(1))
     }
 }
 
