@@ -11,14 +11,12 @@ use ebbgate::edge_dialer::CONNECT_SECS_MAX;
 use ebbgate::edges_dialer::Round;
 use ebbgate_edge::agents::elsewhere::others;
 use ebbgate_edge::net::handshakes::turns::Turn;
-use ebbgate_model::Binding;
-use ebbgate_model::feed::{
-    AgentEndpointReport, CommandRefusals, HealthReport, ServedElsewhere, SessionReport,
-};
+use ebbgate_model::feed::{ServedElsewhere, SessionReport};
 use ebbgate_wire::rpc::{AuthReply, AuthReplyExtra, BindReply};
 
 use crate::checks::BACK_SECS;
 use crate::ids::{self, Life, Slot};
+use crate::said::Said;
 use crate::settings::{Broken, Settings};
 use crate::world::{Event, State, World};
 
@@ -163,43 +161,24 @@ impl World {
 
     /// What an edge says of a session.
     pub(crate) fn session_report(&mut self, slot: Slot, life: Life, edge: usize) -> SessionReport {
-        let agent = &self.agents[slot / Settings::SESSIONS];
+        let (number, _) = Self::agent_of(slot);
+        let agent = &self.agents[number];
         let mut owner = agent.account;
         if self.settings.broken == Some(Broken::Account) && self.random.below(BROKEN_PART) == 0 {
             owner = if owner == 0 { 1 } else { owner - 1 };
         }
         let seconds = i64::try_from(self.now.as_secs()).unwrap_or(0);
-        let started_at = 1_700_000_000 + seconds + self.edges[edge].clock_ahead_secs;
-        let endpoint = AgentEndpointReport {
-            url: ids::url(agent.service),
-            binding: Binding::Internal,
-            name: String::new(),
-            description: String::new(),
-            metadata: String::new(),
-            pooling_enabled: true,
-            forwards_to: String::new(),
-            upstream_protocol: String::new(),
-            traffic_policy: String::new(),
-            created_at: started_at,
-            upstream_refused: false,
-            health: HealthReport::default(),
-            elsewhere: Some(Box::new(ServedElsewhere {
-                identity: format!("p{}/1", slot / Settings::SESSIONS),
-                ..ServedElsewhere::default()
-            })),
-        };
+        let Said { session, endpoint } = &self.said;
+        let mut endpoint = endpoint.clone();
+        endpoint.url = ids::url(agent.service);
+        let identity = format!("p{number}/1");
+        endpoint.elsewhere = Some(Box::new(ServedElsewhere { identity, ..ServedElsewhere::default() }));
         SessionReport {
             account: ids::account(owner),
             credential: ids::credential(owner),
-            agent_version: String::new(),
-            user_agent: String::new(),
-            os: String::new(),
-            ip: String::new(),
-            metadata: String::new(),
-            started_at,
-            transport: String::new(),
-            refusals: CommandRefusals::default(),
+            started_at: 1_700_000_000 + seconds + self.edges[edge].clock_ahead_secs,
             endpoints: BTreeMap::from([(ids::endpoint(slot, life), endpoint)]),
+            ..session.clone()
         }
     }
 

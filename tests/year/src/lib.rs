@@ -14,6 +14,7 @@ mod feeds;
 mod ids;
 mod report;
 mod run;
+mod said;
 mod settings;
 mod views;
 mod witness;

@@ -21,6 +21,7 @@ use crate::control::Control;
 use crate::faults::Fault;
 use crate::ids::{self, Life, Slot};
 use crate::report::Report;
+use crate::said::Said;
 use crate::settings::Settings;
 use crate::views::Views;
 use crate::witness::Witness;
@@ -220,6 +221,7 @@ pub(crate) struct World {
     /// When a session began or ended last.
     pub(crate) changed: Duration,
     pub(crate) report: Report,
+    pub(crate) said: Said,
     trace: VecDeque<(Duration, String)>,
 }
 
@@ -246,6 +248,7 @@ impl World {
             faults: 0,
             changed: Duration::ZERO,
             report: Report::new(settings),
+            said: Said::new()?,
             trace: VecDeque::new(),
             random,
         };
