@@ -117,10 +117,17 @@ impl Agents {
 
     /// Another process serves: agents connect to it. Those that can keep this session for what it carries, until this process
     /// ends; of others the session ends, as soon as it carries nothing or after a short while.
+    ///
+    /// They are told at the pace at which the other process lets them in, if it states what this one does.
     pub fn leave(self: &Arc<Self>) {
-        for session in self.sessions.all() {
-            self.leave_session(session);
-        }
+        let agents = Arc::clone(self);
+        self.edge.background.spawn(async move {
+            let pace = agents.edge.handshakes.pace();
+            for session in agents.sessions.all() {
+                agents.leave_session(session);
+                sleep(pace).await;
+            }
+        });
     }
 
     /// See [`Agents::leave`]; for a session that came about too late for it.

@@ -53,6 +53,11 @@ impl Handshakes {
         }
     }
 
+    /// Time between two turns: agents that are asked to come one after the other at this pace find one each.
+    pub fn pace(&self) -> Duration {
+        self.turns().interval()
+    }
+
     fn turns(&self) -> MutexGuard<'_, Turns> {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }

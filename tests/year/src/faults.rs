@@ -8,6 +8,7 @@ use anyhow::Result;
 use ebbgate_edge::net::handshakes::turns::Turns;
 
 use crate::checks::SETTLE_SECS;
+use crate::fault::Fault;
 use crate::settings::Settings;
 use crate::witness::Witness;
 use crate::world::{AGENTS_OF_ACCOUNT, Event, GROUPS, REGION, World};
@@ -16,8 +17,6 @@ use crate::world::{AGENTS_OF_ACCOUNT, Event, GROUPS, REGION, World};
 const LASTS_SECS: [u64; 4] = [1, 10, 60, 3_600];
 /// Milliseconds until an agent hears from the machine of an edge that its process is gone.
 const RESET_MS: u64 = 50;
-/// Milliseconds within which agents hear of a process that takes over.
-const MOVE_MS: u64 = 1_000;
 /// Milliseconds between two agents of a drained edge that are told to leave.
 const PACE_MS: u64 = 5;
 /// Milliseconds after which silence is noticed, at the least and beyond that at random: a heartbeat's tolerance and interval.
@@ -25,27 +24,6 @@ const SILENCE_MS: (u64, u64) =
     (1_000 * ebbgate_tunnel::heartbeat::TOLERANCE_SECS, 1_000 * ebbgate_tunnel::heartbeat::HEARTBEAT_SECS);
 /// Of so many faults one is a whole region, and one control.
 const RARE_PART: u64 = 120;
-
-/// What is broken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// The process of an edge is away.
-    Edge(usize),
-    /// Those of a whole region.
-    Region(usize),
-    /// Control is away.
-    Control,
-    /// Nothing passes between control and an edge.
-    FromControl(usize),
-    /// Nothing passes between a group of agents and an edge.
-    FromAgents(usize, usize),
-    /// Nothing passes between two edges.
-    FromEdges(usize, usize),
-    /// An edge is out of service.
-    Drained(usize),
-    /// Another process of an edge takes over; it is over at once.
-    Upgrade(usize),
-}
 
 impl World {
     /// The next fault is written down.
@@ -186,11 +164,13 @@ impl World {
         if !self.is_up(edge) {
             return Ok(());
         }
+        let pace = self.edges[edge].turns.interval();
+        let mut told_after = Duration::ZERO;
         for (slot, life) in self.slots_at(edge) {
             self.session_gone(slot);
-            let moves = Event::Move { slot, life };
+            told_after += pace;
             if self.hears(self.agents[Self::agent_of(slot).0].group, edge) {
-                self.within_ms(MOVE_MS, moves);
+                self.after(told_after, Event::Move { slot, life });
             } else {
                 let wait = SILENCE_MS.0 + self.random.below(SILENCE_MS.1);
                 self.after(Duration::from_millis(wait), Event::Lost { slot, life });

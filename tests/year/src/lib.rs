@@ -9,6 +9,7 @@ mod capacity;
 mod checks;
 mod control;
 mod dialling;
+mod fault;
 mod faults;
 mod feeds;
 mod ids;

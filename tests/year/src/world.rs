@@ -18,7 +18,7 @@ use ebbgate_wire::rpc::{AuthExtra, Bind};
 
 use crate::capacity::Capacity;
 use crate::control::Control;
-use crate::faults::Fault;
+use crate::fault::Fault;
 use crate::ids::{self, Life, Slot};
 use crate::report::Report;
 use crate::said::Said;

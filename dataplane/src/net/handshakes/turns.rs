@@ -62,6 +62,11 @@ impl Turns {
         }
     }
 
+    /// Between two turns, where many wait.
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
     /// Decides on a handshake of this source. `now` never goes back.
     pub fn ask(&mut self, now: Duration, source: IpAddr) -> Turn {
         let at = self.next.saturating_sub(self.burst);
