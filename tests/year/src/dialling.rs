@@ -9,6 +9,7 @@ use anyhow::{Result, ensure};
 use ebbgate::dial::DialError;
 use ebbgate::edge_dialer::CONNECT_SECS_MAX;
 use ebbgate::edges_dialer::Round;
+use ebbgate::plan::BindOutcome;
 use ebbgate_edge::agents::elsewhere::others;
 use ebbgate_edge::net::handshakes::turns::Turn;
 use ebbgate_model::feed::{ServedElsewhere, SessionReport};
@@ -142,7 +143,8 @@ impl World {
         while let Some((key, bind)) = session.plan.next_bind(now) {
             let url = bind.opts.url().to_owned();
             let reply = BindReply { id: format!("b{key}"), url, ..BindReply::default() };
-            session.plan.bound(key, Ok(reply), now, 0);
+            let bound = session.plan.bound(key, Ok(reply), now, 0);
+            ensure!(matches!(bound, BindOutcome::Online(_)), "a bind failed: {bound:?}");
         }
         session.state = State::Online;
         if let Some(away) = agent.away.take() {

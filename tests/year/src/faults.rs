@@ -11,7 +11,7 @@ use crate::checks::SETTLE_SECS;
 use crate::fault::Fault;
 use crate::settings::Settings;
 use crate::witness::Witness;
-use crate::world::{AGENTS_OF_ACCOUNT, Event, GROUPS, REGION, World};
+use crate::world::{AGENTS_OF_ACCOUNT, Event, GROUPS, World};
 
 /// Seconds that faults last.
 const LASTS_SECS: [u64; 4] = [1, 10, 60, 3_600];
@@ -44,7 +44,7 @@ impl World {
         let rare = self.random.below(RARE_PART);
         // The rare ones come first, so that a short run has them.
         let fault = match (rare.min(self.faults), self.random.below(100)) {
-            (0, _) => Fault::Region(edge / REGION),
+            (0, _) => Fault::Region(edge / self.settings.region()),
             (1, _) if self.control.is_up => Fault::Control,
             (_, 0..22) => Fault::Edge(edge),
             (_, 22..37) => Fault::Upgrade(edge),
@@ -103,7 +103,8 @@ impl World {
     }
 
     fn of_region(&self, region: usize) -> std::ops::Range<usize> {
-        region * REGION..((region + 1) * REGION).min(self.edges.len())
+        let size = self.settings.region();
+        region * size..((region + 1) * size).min(self.edges.len())
     }
 
     fn settle_soon(&mut self) {

@@ -28,11 +28,12 @@ use ebbgate_model::{
 use ebbgate_tunnel::driver;
 use ebbgate_tunnel::rpc_io::call;
 use ebbgate_wire::mux::{Limits, Role};
-use ebbgate_wire::rpc::{Auth, AuthReply, Bind, BindReply, Secret, StreamKind};
+use ebbgate_wire::rpc::{Auth, AuthReply, Bind, BindReply, Opts, Secret, StreamKind};
 use ebbgate_wire::ticket::TicketKey;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
+use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
@@ -183,8 +184,9 @@ impl Agent {
         auth.extra.user_agent = "ebbgate/0".into();
         let reply = AuthReply::decode(call(session.open(StreamKind::Auth).await?, &auth).await?)?;
         ensure!(reply.error.is_empty(), "{}", reply.error);
-        let mut bind = Bind { proto: "tcp".into(), ..Bind::default() };
-        bind.opts.set_url(format!("tcp://s{number}.internal:1"));
+        let opts = Opts(json!({ "URL": format!("tcp://s{number}.internal:1") }));
+        let mut bind = Bind { proto: "tcp".into(), opts, ..Bind::default() };
+        bind.extra.bindings = vec!["internal".into()];
         let reply = BindReply::decode(call(session.open(StreamKind::Bind).await?, &bind).await?)?;
         ensure!(reply.error.is_empty(), "{}", reply.error);
         driving.abort();

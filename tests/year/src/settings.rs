@@ -70,6 +70,11 @@ impl Settings {
         self.agents * Self::SESSIONS
     }
 
+    /// Edges in one place: an eighth of all.
+    pub(crate) fn region(&self) -> usize {
+        self.edges.div_ceil(8)
+    }
+
     pub(crate) fn length(&self) -> Duration {
         Duration::from_hours(self.days * 24)
     }

@@ -14,7 +14,8 @@ use ebbgate_edge::net::handshakes::turns::Turns;
 use ebbgate_edge::state::peers::PeerList;
 use ebbgate_lab::random::Random;
 use ebbgate_model::feed::EdgeReach;
-use ebbgate_wire::rpc::{AuthExtra, Bind};
+use ebbgate_wire::rpc::{AuthExtra, Bind, Opts};
+use serde_json::json;
 
 use crate::capacity::Capacity;
 use crate::control::Control;
@@ -34,8 +35,6 @@ pub(crate) const SERVICES: usize = 20;
 const AGENTS_OF_SITE: usize = 20;
 /// Parts of the network that are cut off from an edge as a whole.
 pub(crate) const GROUPS: usize = 40;
-/// Edges in one place.
-pub(crate) const REGION: usize = 25;
 /// What happened last, kept for whoever looks for a fault.
 const TRACE_MAX: usize = 400;
 
@@ -360,11 +359,11 @@ impl Agent {
     fn new(settings: &Settings, number: usize) -> Self {
         let site = number / AGENTS_OF_SITE;
         // Two edges of the agent's own region, and one of the next.
-        let regions = settings.edges.div_ceil(REGION);
+        let regions = settings.edges.div_ceil(settings.region());
         let region = site % regions;
         let of_region = |region: usize, n: usize| {
-            let first = region % regions * REGION;
-            first + n % REGION.min(settings.edges - first)
+            let first = region % regions * settings.region();
+            first + n % settings.region().min(settings.edges - first)
         };
         let mut configured =
             vec![of_region(region, number), of_region(region, number + 1), of_region(region + 1, number + 2)];
@@ -373,8 +372,8 @@ impl Agent {
         let service = number % SERVICES;
         let session = |_| {
             let mut plan = Plan::new(AuthExtra { several_edges: true, ..AuthExtra::default() });
-            let mut bind = Bind { proto: "tcp".into(), ..Bind::default() };
-            bind.opts.set_url(ids::url(service).to_string());
+            let opts = Opts(json!({ "URL": ids::url(service).to_string() }));
+            let bind = Bind { proto: "tcp".into(), opts, ..Bind::default() };
             plan.add(1, bind, RetryPolicy::Forever, Duration::ZERO);
             let (began, state) = (Duration::ZERO, State::Paused);
             Session { plan, round: Round::default(), began, attempt: 0, life: 0, state }
