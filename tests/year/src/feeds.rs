@@ -139,7 +139,10 @@ impl World {
                     "edge {edge} is told of a session of {owner} as one of {}",
                     report.account
                 );
-                self.views.set_told(edge, slot, life);
+                // One that is within its lease may be told after the one that came in its place.
+                if life > self.views.told(edge, slot) {
+                    self.views.set_told(edge, slot, life);
+                }
             }
             ToEdge::PeerSessionEnded { session, .. } => {
                 let (slot, life) = ids::session_numbers(*session);
