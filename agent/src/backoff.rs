@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use ebbgate_wire::retry::RETRY_AFTER_SECS_MAX;
+
 /// Longest first waits: an edge that restarts is back within these.
 pub const FAST_MS: u64 = 250;
 /// Tries before the wait begins to double.
@@ -65,6 +67,14 @@ impl Reconnect {
             return jittered(step_ms.min(AFTER_SILENCE_MS_MAX));
         }
         jittered(step_ms).saturating_sub(took).max(Duration::from_millis(RECONNECT_MS_MIN))
+    }
+
+    /// The wait that an edge asked for, and up to as long again, so that agents which were turned away together come back apart.
+    /// What an edge may ask for has bounds.
+    pub fn asked_to_wait(retry_after: Duration, random: u32) -> Duration {
+        let max = Duration::from_secs(RETRY_AFTER_SECS_MAX.into());
+        let wait = retry_after.clamp(Duration::from_secs(1), max);
+        wait + wait.mul_f64(f64::from(random) / f64::from(u32::MAX))
     }
 
     /// A session that was let in ended too soon to count as a success.
@@ -151,6 +161,14 @@ mod tests {
             "the attempt was the wait"
         );
         assert_eq!(away.wait(Duration::from_secs(3), u32::MAX).as_millis(), 1_500);
+    }
+
+    #[test]
+    fn what_an_edge_asks_for_is_waited_for_within_bounds() {
+        let wait = |secs, random| Reconnect::asked_to_wait(Duration::from_secs(secs), random).as_secs_f64();
+        assert!((wait(4, 0) - 4.0).abs() < 1e-6 && (wait(4, u32::MAX) - 8.0).abs() < 1e-6);
+        assert!((wait(0, 0) - 1.0).abs() < 1e-6);
+        assert!(wait(u64::MAX, u32::MAX) <= 62.0);
     }
 
     #[test]

@@ -110,6 +110,14 @@ pub enum DialError {
         /// What happened.
         source: io::Error,
     },
+    /// The edge lets in as many agents as it can, and asks this one to come again.
+    #[error("{target} lets in as many agents as it can, and asks for a new try after {retry_after:?}")]
+    Busy {
+        /// The edge.
+        target: String,
+        /// After this time.
+        retry_after: Duration,
+    },
     /// Nothing came about in time.
     #[error("{target} did not answer within {limit:?}")]
     Timeout {

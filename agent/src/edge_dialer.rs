@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ebbgate_wire::link::ALPN_LINK;
+use ebbgate_wire::retry;
 use rustls::pki_types::ServerName;
 use rustls::{CipherSuite, ClientConfig};
 use socket2::{SockRef, TcpKeepalive};
@@ -152,7 +153,10 @@ impl EdgeDialer {
     async fn reach_tls(&self, config: &Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, DialError> {
         let tcp = self.reach().await?;
         let connecting = TlsConnector::from(config.clone()).connect(self.name.clone(), tcp);
-        connecting.await.map_err(|source| DialError::Tls { target: self.target(), source })
+        connecting.await.map_err(|source| match asked_to_wait(&source) {
+            Some(retry_after) => DialError::Busy { target: self.target(), retry_after },
+            None => DialError::Tls { target: self.target(), source },
+        })
     }
 
     async fn reach_link(&self) -> Result<Box<dyn Carrier>, DialError> {
@@ -263,6 +267,14 @@ impl Dial for EdgeDialer {
 
     fn target(&self) -> String {
         self.address.to_string()
+    }
+}
+
+/// How long the edge asks the agent to stay away, if that is why the handshake failed.
+fn asked_to_wait(error: &io::Error) -> Option<Duration> {
+    match error.get_ref()?.downcast_ref()? {
+        rustls::Error::AlertReceived(alert) => retry::retry_after((*alert).into()),
+        _ => None,
     }
 }
 

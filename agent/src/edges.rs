@@ -125,22 +125,27 @@ impl Edges {
             tokio::pin!(changed);
             // From here on no change is missed.
             changed.as_mut().enable();
-            let (next, has_moved) = {
-                let mut book = self.book();
-                let before = book.places.get(session).cloned().flatten();
-                let next = book.next(session);
-                let has_moved = before != next;
-                (next, has_moved)
-            };
-            if has_moved {
-                // Another session may choose now, or go where this one was.
-                self.changed.notify_waiters();
-            }
-            if let Some(next) = next {
+            if let Some(next) = self.next_now(session) {
                 return next;
             }
             changed.await;
         }
+    }
+
+    /// The edge that a session tries next. None: every edge has another session.
+    pub fn next_now(&self, session: usize) -> Option<ConnectAddress> {
+        let (next, has_moved) = {
+            let mut book = self.book();
+            let before = book.places.get(session).cloned().flatten();
+            let next = book.next(session);
+            let has_moved = before != next;
+            (next, has_moved)
+        };
+        if has_moved {
+            // Another session may choose now, or go where this one was.
+            self.changed.notify_waiters();
+        }
+        next
     }
 
     /// How many edges a session may go to: what fails is tried on as many before the session pauses.

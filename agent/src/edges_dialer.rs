@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use ebbgate_wire::rpc::{AuthReplyExtra, ConnectAddress as NamedEdge};
 use tokio::net::TcpStream;
@@ -70,15 +71,13 @@ impl EdgesDialer {
     }
 
     async fn reach(&self) -> Result<Dialled, DialError> {
-        let mut tried = 0;
+        let mut round = Round::default();
         loop {
             let edge = self.edges.next(self.session).await;
-            let choices = self.edges.choices(self.session);
-            tried += 1;
+            round.begins(&self.edges, self.session);
             match self.reach_one(edge).await {
                 Err(error) => {
-                    self.edges.failed(self.session);
-                    if tried >= choices {
+                    if let Some(error) = round.failed(&self.edges, self.session, error) {
                         return Err(error);
                     }
                 }
@@ -97,6 +96,38 @@ impl EdgesDialer {
     fn current(&self) -> Result<Arc<dyn Dial>, DialError> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
         current.ok_or(DialError::Unsupported("connections before the first session"))
+    }
+}
+
+/// The tries of one dial: edge after edge, each once.
+#[derive(Debug, Default)]
+pub struct Round {
+    tried: usize,
+    choices: usize,
+    /// Of the edges that asked for a new try later, the one that asked for the soonest.
+    busy: Option<(String, Duration)>,
+}
+
+impl Round {
+    /// A session tries the edge that is its next one.
+    pub fn begins(&mut self, edges: &Edges, session: usize) {
+        self.tried += 1;
+        self.choices = edges.choices(session);
+    }
+
+    /// The edge was not reached. None: another one is tried at once. Else why the whole dial failed.
+    pub fn failed(&mut self, edges: &Edges, session: usize, error: DialError) -> Option<DialError> {
+        edges.failed(session);
+        if let DialError::Busy { target, retry_after } = &error
+            && self.busy.as_ref().is_none_or(|(_, before)| retry_after < before)
+        {
+            self.busy = Some((target.clone(), *retry_after));
+        }
+        if self.tried < self.choices {
+            return None;
+        }
+        let busy = self.busy.take();
+        Some(busy.map_or(error, |(target, retry_after)| DialError::Busy { target, retry_after }))
     }
 }
 
@@ -144,5 +175,30 @@ impl Dial for EdgesDialer {
 
     fn target(&self) -> String {
         self.edges.place(self.session).map_or_else(|| self.edges.configured(), |place| place.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dial_fails_after_each_edge_with_the_soonest_time_that_one_asked_for() {
+        let edges = Edges::new(crate::config::parse_addresses("a:1,b:1,c:1").unwrap(), 1);
+        let mut round = Round::default();
+        let mut fail = |error| {
+            let edge = edges.next_now(0).unwrap().to_string();
+            round.begins(&edges, 0);
+            (edge, round.failed(&edges, 0, error))
+        };
+        let busy = |secs| {
+            let (target, retry_after) = (String::new(), Duration::from_secs(secs));
+            DialError::Busy { target, retry_after }
+        };
+        assert!(matches!(fail(busy(9)), (edge, None) if edge == "a:1"));
+        assert!(matches!(fail(busy(2)), (edge, None) if edge == "b:1"));
+        let (edge, error) = fail(DialError::Unsupported("anything"));
+        assert_eq!(edge, "c:1");
+        assert!(matches!(error, Some(DialError::Busy { retry_after, .. }) if retry_after.as_secs() == 2));
     }
 }

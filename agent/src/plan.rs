@@ -179,6 +179,12 @@ impl Plan {
         self.reconnect.wait(took, random)
     }
 
+    /// No edge took the session now, and one asked for a new try after `retry_after`: how long to wait.
+    pub fn asked_to_wait(&mut self, now: Duration, retry_after: Duration, random: u32) -> Duration {
+        self.book_end(now);
+        Reconnect::asked_to_wait(retry_after, random)
+    }
+
     /// The edge asked for another connection beside this one: there is nothing to wait for.
     pub fn left(&mut self, now: Duration) {
         self.book_end(now);

@@ -7,6 +7,7 @@ mod actor;
 mod ask;
 mod connection;
 mod delivery;
+mod ended;
 mod event;
 mod health;
 mod hello;
@@ -32,6 +33,7 @@ use crate::network::Footing;
 use crate::plan::{Key, Plan, Refusal, RetryPolicy};
 use actor::{Actor, Command, Flow, Slot, Waiter};
 use delivery::{Route, Routes};
+use ended::Ended;
 
 pub use ask::{BIND_SECS_MAX, UNBIND_SECS_MAX};
 pub use connection::{AUTH_SECS_MAX, DRAIN_SECS_MAX};
@@ -220,7 +222,7 @@ impl Actor {
                     self.footing.online(dialled.ends);
                     self.connection(dialled).await
                 }
-                Ok(Err(error)) => Err(connection::Ended::Lost(error.to_string())),
+                Ok(Err(error)) => Err(error.into()),
                 Err(done) => Ok(done),
             };
             let wait = match ended {
@@ -242,25 +244,29 @@ impl Actor {
     }
 
     /// Books the end of a connection and says how long to wait.
-    fn offline(&mut self, ended: connection::Ended, attempt: Duration) -> Duration {
+    fn offline(&mut self, ended: Ended, attempt: Duration) -> Duration {
         let was_online = self.plan.was_online();
         let (now, random) = (self.now(), (self.settings.random)());
         self.footing.offline(self.source());
-        if !matches!(ended, connection::Ended::Moved) {
+        if !matches!(ended, Ended::Moved) {
             self.routes.clear();
             self.settings.dialer.lost();
         }
         let (event, retry_in) = match ended {
             // Nothing is lost: the connection before still carries what it carries.
-            connection::Ended::Moved => {
+            Ended::Moved => {
                 self.plan.left(now);
                 return Duration::ZERO;
             }
-            connection::Ended::Lost(reason) => {
+            Ended::Lost(reason) => {
                 let retry_in = self.plan.lost(now, now.saturating_sub(attempt), random);
                 (Event::SessionOffline { reason, retry_in }, retry_in)
             }
-            connection::Ended::Refused(refusal) => {
+            Ended::Busy { reason, retry_after } => {
+                let retry_in = self.plan.asked_to_wait(now, retry_after, random);
+                (Event::SessionOffline { reason, retry_in }, retry_in)
+            }
+            Ended::Refused(refusal) => {
                 let retry_in = self.plan.refused(now, random);
                 (Event::AuthRefused { refusal, was_online, retry_in }, retry_in)
             }

@@ -14,6 +14,7 @@ use http::{HeaderValue, Uri};
 
 use crate::feed::address::Control;
 use crate::hand_over;
+use crate::net::handshakes::OF_SHARD_PER_SEC;
 use crate::net::ring::Form;
 use crate::state::balancers::Trusted;
 use crate::state::edge::Waits;
@@ -139,6 +140,10 @@ pub struct Config {
     /// no PROXY header all visitors come from one address: raise it there. Default: an eighth of all, at least 256 and at most 4096.
     #[arg(long, value_name = "N")]
     pub source_connections_max: Option<usize>,
+    /// Most handshakes of agents' sessions that begin within a second. Those beyond it wait for a moment, then are asked to come again
+    /// later. Default: 200 for each shard.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10..=100_000))]
+    pub agent_handshakes_per_sec: Option<u32>,
     /// Load balancers that send a PROXY header, version 1 or 2, to a listener: http, https, connect or tcp (all reserved TCP
     /// addresses). Such a peer must send one, and its client's address counts from then on. May be repeated.
     #[arg(long, value_name = "LISTENER=CIDR,...")]
@@ -392,6 +397,12 @@ impl Config {
         self.shards.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
     }
 
+    /// Handshakes of agents' sessions a second at most.
+    pub fn handshakes_per_sec(&self) -> u32 {
+        let of_shards = || u32::try_from(self.shards()).unwrap_or(1).saturating_mul(OF_SHARD_PER_SEC);
+        self.agent_handshakes_per_sec.unwrap_or_else(of_shards)
+    }
+
     /// Most connections in all, and from one source.
     pub fn caps(&self) -> (usize, usize) {
         let descriptors = descriptors_max(Path::new("/proc/self/limits")).unwrap_or(DESCRIPTORS_ASSUMED);
@@ -505,6 +516,9 @@ mod tests {
         assert_eq!(config.outliers(), OutlierLimits::default(), "nothing is ejected unless it is asked for");
         let beside = Path::new("/usr/bin");
         assert!(config.waf(beside).is_none());
+        let handshakes = |flags: &[&str]| parse(flags).unwrap().handshakes_per_sec();
+        assert_eq!(handshakes(&["--shards", "3"]), 3 * OF_SHARD_PER_SEC);
+        assert_eq!(handshakes(&["--shards", "3", "--agent-handshakes-per-sec", "50"]), 50);
         let waf = parse(&["--waf-rules", "/r"]).unwrap().waf(beside).unwrap();
         assert_eq!((waf.program.as_path(), waf.block), (Path::new("/usr/bin/ebbgate-waf"), true));
         for bad in [
@@ -515,6 +529,7 @@ mod tests {
             ["--control", "https://x:1/y"],
             ["--control", "https://:1"],
             ["--shards", "0"],
+            ["--agent-handshakes-per-sec", "9"],
             ["--relay-idle-secs", "0"],
             ["--admin", "x"],
             ["--outlier-ejection-secs", "0"],

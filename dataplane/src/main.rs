@@ -30,6 +30,7 @@ use ebbgate_edge::feed::{Feed, Staging};
 use ebbgate_edge::hand_over::edge_host::{Begun, EdgeHost};
 use ebbgate_edge::hand_over::handed::Handed;
 use ebbgate_edge::hand_over::{self, Channel, Prepared, door, start, upgrade};
+use ebbgate_edge::net::handshakes::Handshakes;
 use ebbgate_edge::net::listen::{self, AcceptGate, ConnLimits, Listener};
 use ebbgate_edge::shard;
 use ebbgate_edge::state::addresses::{Addresses as Databases, LOOK_SECS};
@@ -407,6 +408,7 @@ fn parts(config: &Config, saved: &Saved, shared: bool, accepts: bool) -> Result<
         Edge::new(ConnLimits::new(total, source), fetcher, tickets, config.waits(), ports);
     edge.visitors = visitors(config, saved)?;
     edge.outliers = config.outliers();
+    edge.handshakes = Handshakes::new(config.handshakes_per_sec());
     edge.gate = AcceptGate::new(accepts);
     edge.balancers = Balancers::new(&config.proxy_protocol_from, shared)
         .map_err(anyhow::Error::msg)

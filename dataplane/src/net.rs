@@ -5,6 +5,7 @@
 pub mod channel;
 pub mod detect;
 pub mod gauge;
+pub mod handshakes;
 pub mod hello;
 pub mod listen;
 pub mod proxy_protocol;

@@ -49,7 +49,7 @@ enum Verb {
     /// Move bytes over every carrier and compare them all, and see that nothing is left behind
     #[command(disable_help_flag = true)]
     Soak(Rest),
-    /// Prove what docs/reliability.md claims: `prove kills`, `prove linear`, `prove fleet`
+    /// Prove what docs/reliability.md claims: `prove kills`, `prove linear`, `prove fleet`, `prove year`, `prove handshakes`
     #[command(disable_help_flag = true)]
     Prove(Rest),
     /// Make the XDP object that the edge carries, or check that it is what its sources give

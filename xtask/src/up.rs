@@ -12,6 +12,9 @@ use crate::workspace::{self, PRODUCTS, Profile};
 /// Package and program that start a lab.
 const LAB: &str = "ebbgate-lab";
 
+/// Package and program that simulate a fleet.
+const YEAR: &str = "ebbgate-year";
+
 /// Flags of `up`.
 #[derive(clap::Args)]
 pub(crate) struct UpArgs {
@@ -67,10 +70,22 @@ pub(crate) fn netns(args: &NetnsArgs) -> Result<()> {
     replace(lab)
 }
 
+/// Builds `ebbgate-year`, optimised, and becomes it.
+fn simulate(words: &[String]) -> Result<()> {
+    let beside = workspace::build(Profile::Quick, &[YEAR])?.join(YEAR);
+    let mut command = Command::new(beside);
+    command.args(words);
+    replace(command)
+}
+
 /// Builds the programs and becomes `ebbgate-lab VERB`, for the verbs that need etcd.
 pub(crate) fn prove(words: &[String]) -> Result<()> {
-    let (verb, flags) =
-        words.split_first().context("say what: `prove kills`, `prove linear` or `prove fleet`")?;
+    let (verb, flags) = words.split_first().context(
+        "say what: `prove kills`, `prove linear`, `prove fleet`, `prove year` or `prove handshakes`",
+    )?;
+    if matches!(verb.as_str(), "year" | "handshakes") {
+        return simulate(words);
+    }
     for program in ["etcd", "etcdctl"] {
         programs::installed(program)?;
     }

@@ -82,6 +82,31 @@ async fn addresses_are_names_too_when_the_certificate_has_them() {
 }
 
 #[tokio::test]
+async fn an_edge_that_has_no_time_says_when_to_come_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (ca, _) = edge("localhost").await;
+    let agent = agent(&listener.local_addr().unwrap().to_string(), &ca);
+    let answers = tokio::spawn(async move {
+        for alert in [retry::alert(Duration::from_secs(7)), 224, 112] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut hello = [0; 5];
+            stream.read_exact(&mut hello).await.unwrap();
+            let mut rest = vec![0; u16::from_be_bytes([hello[3], hello[4]]).into()];
+            stream.read_exact(&mut rest).await.unwrap();
+            stream.write_all(&[21, 3, 3, 0, 2, 2, alert]).await.unwrap();
+        }
+    });
+    let dialer = EdgeDialer::new(&agent).unwrap();
+    let busy = dialer.dial().await.err().unwrap();
+    assert!(matches!(busy, DialError::Busy { retry_after, .. } if retry_after.as_secs() == 7), "{busy}");
+    for _ in 0..2 {
+        let failed = dialer.dial().await.err().unwrap();
+        assert!(matches!(failed, DialError::Tls { .. }), "{failed}");
+    }
+    answers.await.unwrap();
+}
+
+#[tokio::test]
 async fn an_edge_that_says_nothing_is_given_up_in_time() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (ca, _) = edge("localhost").await;

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::actor::{Actor, Command, Flow};
 use super::ask::{Answer, BIND_SECS_MAX, ask_auth, ask_bind, ask_unbind};
 use super::delivery::{SessionEvent, StreamDispatcher};
+use super::ended::Ended;
 use super::event::Event;
 use super::health::Telling;
 use super::links::{self, Book, Kind};
@@ -40,16 +41,6 @@ pub(super) const HEADER_SECS_MAX: u64 = 10;
 const LEAVING_MAX: usize = 32;
 /// Round trips waiting to be reported; more are left out.
 const LATENCIES_MAX: usize = 4;
-
-/// How a connection ended, other than by being closed.
-pub(super) enum Ended {
-    /// It broke, or never came about.
-    Lost(String),
-    /// The edge refused Auth.
-    Refused(Refusal),
-    /// The edge asked for another connection. This one is served beside it until the edge ends it.
-    Moved,
-}
 
 /// What runs beside the loop of one connection; all of it ends with it.
 struct Tasks {

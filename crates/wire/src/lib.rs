@@ -1,8 +1,9 @@
 //! The agent protocol: how an edge and an agent talk, as pure state machines and codecs (`mux`, `rpc`, `ticket`, `link`,
-//! `session`). Knows no sockets, no runtime, no TLS, no routing and no policy. `ebbgate-tunnel` moves its bytes.
+//! `retry`, `session`). Knows no sockets, no runtime, no TLS, no routing and no policy. `ebbgate-tunnel` moves its bytes.
 
 pub mod link;
 pub mod mux;
+pub mod retry;
 pub mod rpc;
 pub mod session;
 pub mod ticket;

@@ -20,7 +20,7 @@ const OTHERS_MAX: usize = 16;
 const PACE_MS: u64 = 5;
 
 /// Edges where an agent may go, from a place in their order that is drawn for each agent, so that no edge gets all of them.
-pub(super) fn others(peers: &PeerList, drawn: u64) -> Vec<ConnectAddress> {
+pub fn others(peers: &PeerList, drawn: u64) -> Vec<ConnectAddress> {
     let takes_agents = |peer: &&PeerEdge| !peer.draining && !peer.reach.agents.is_empty();
     let open: Vec<&PeerEdge> = peers.values().filter(takes_agents).collect();
     let Some(from) = u64::try_from(open.len()).ok().and_then(|count| drawn.checked_rem(count)) else {

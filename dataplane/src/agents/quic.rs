@@ -20,7 +20,7 @@ use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Duration, sleep, timeout};
 
 use super::registry::Agents;
-use super::serve::{Arrival, run};
+use super::serve::{Arrival, run, turn};
 use crate::net::listen::{ConnPermit, PeerKind};
 use crate::state::edge::{Edge, Stage};
 use crate::state::mailbox::QuicSocket;
@@ -152,6 +152,9 @@ async fn begin(
 ) {
     let open = GaugeGuard::new(&shard.edge().metrics.agent_connections_open);
     let from = incoming.remote_address();
+    if turn(&shard, from.ip().to_canonical()).await.is_err() {
+        return incoming.refuse();
+    }
     let limit = Duration::from_secs(HANDSHAKE_SECS_MAX);
     let connection = match timeout(limit, async { incoming.await }).await {
         Ok(Ok(connection)) => connection,

@@ -122,10 +122,17 @@ impl Agents {
 
     /// Another process serves. Agents that can keep this session for what it carries, until this process ends, connect to that
     /// one too. Sessions of others stay, and the other process reaches them through this one, until they are to stay no longer.
+    ///
+    /// They are told at the pace at which the other process lets them in, if it states what this one does.
     pub fn leave(self: &Arc<Self>) {
-        for session in self.sessions.all() {
-            self.leave_session(session);
-        }
+        let agents = Arc::clone(self);
+        self.edge.background.spawn(async move {
+            let pace = agents.edge.handshakes.pace();
+            for session in agents.sessions.all() {
+                agents.leave_session(session);
+                sleep(pace).await;
+            }
+        });
     }
 
     /// See [`Agents::leave`]; for a session that came about too late for it.

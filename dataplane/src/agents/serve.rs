@@ -38,7 +38,8 @@ use super::session::{AgentSession, Inner, Text};
 use super::session_links::{SessionLinks, raw_key};
 use heard::Heard;
 
-use crate::net::hello::{read_hello, refuse_name};
+use crate::net::handshakes::Busy;
+use crate::net::hello::{read_hello, refuse_busy, refuse_name};
 use crate::net::listen::ConnPermit;
 use crate::net::socket::Socket;
 use crate::net::tls::{self, HELLO_SECS_MAX, Protocols, TlsError};
@@ -109,6 +110,10 @@ pub async fn serve(shard: Shard, agents: Arc<Agents>, mut socket: Socket, admitt
     let config =
         shard.configs().borrow_mut().get(&tls::default_settings(), Some(&name.certificate), protocols);
     let Ok(config) = config else { return refuse_name(&mut socket).await };
+    // A link belongs to a session that had its turn.
+    if !is_link && let Err(busy) = turn(&shard, peer).await {
+        return refuse_busy(&mut socket, busy.retry_after).await;
+    }
     let Ok(socket) = (if is_link { socket.for_link() } else { socket.for_agent() }) else { return };
     let failed = |error: TlsError| {
         shard.edge().metrics.handshakes_failed.inc();
@@ -128,6 +133,24 @@ pub async fn serve(shard: Shard, agents: Arc<Agents>, mut socket: Socket, admitt
     };
     run(shard, agents, stream, Arrival { peer, ingress: name.account, quic: None }).await;
     drop((admitted, open));
+}
+
+/// Waits until a handshake from `peer` may begin. Err: there are too many before it.
+pub(super) async fn turn(shard: &Shard, peer: IpAddr) -> Result<(), Busy> {
+    let edge = shard.edge();
+    let waiting = GaugeGuard::new(&edge.metrics.agent_handshakes_waiting);
+    let turn = edge.handshakes.turn(peer).await;
+    drop(waiting);
+    match turn {
+        Ok(()) => drop(edge.metrics.agent_handshakes.inc()),
+        Err(busy) => {
+            edge.metrics.agent_handshakes_refused.inc();
+            if edge.refusal_has_line(peer) {
+                tracing::info!(%peer, %busy, "an agent is to come again");
+            }
+        }
+    }
+    turn
 }
 
 /// How an agent connected.

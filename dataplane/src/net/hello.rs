@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use ebbgate_wire::retry;
 use rustls::{AlertDescription, ServerConfig};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Duration, timeout};
@@ -135,6 +136,12 @@ pub async fn finish_handshake(
 /// No endpoint has the name: a fatal alert, and no certificate (RFC 6066 section 3).
 pub async fn refuse_name(socket: &mut Socket) {
     refuse(socket, &tls::alert(AlertDescription::UnrecognisedName)).await;
+}
+
+/// Tells a client that it had better try again after this time, and closes the connection. An agent of ours understands it; to
+/// others it is a failed handshake.
+pub async fn refuse_busy(socket: &mut Socket, retry_after: Duration) {
+    refuse(socket, &tls::alert(retry::alert(retry_after).into())).await;
 }
 
 async fn refuse(socket: &mut Socket, answer: &[u8]) {

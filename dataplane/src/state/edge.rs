@@ -18,6 +18,7 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::log::{self, Refusals, Sum};
+use crate::net::handshakes::{Handshakes, OF_SHARD_PER_SEC};
 use crate::net::hello::NoHello;
 use crate::net::listen::{AcceptGate, ConnLimits};
 use crate::relay::IdleLimits;
@@ -96,6 +97,8 @@ pub struct Edge {
     pub addresses: Arc<Addresses>,
     /// How many connections may be open.
     pub limits: Arc<ConnLimits>,
+    /// When handshakes of agents may begin.
+    pub handshakes: Handshakes,
     /// Counters.
     pub metrics: Metrics,
     /// The outbox to control.
@@ -208,6 +211,7 @@ impl Edge {
             peers: PeerEdges::default(),
             older: OlderProcesses::default(),
             limits,
+            handshakes: Handshakes::new(OF_SHARD_PER_SEC),
             keys: Keys::new(Arc::clone(&fetcher), background.clone(), &metrics),
             exchanges: Exchanges::new(Arc::clone(&fetcher), background.clone(), &metrics),
             external_calls: None,

@@ -127,6 +127,12 @@ metrics! {
     sessions_silent: Gauge = "agent_sessions_silent", "Agent sessions from which nothing is heard";
     /// Agent endpoints online.
     agent_endpoints: Gauge = "agent_endpoints", "Agent endpoints online";
+    /// Handshakes of agents that began.
+    agent_handshakes: Counter = "agent_handshakes", "Handshakes of agents' sessions that began";
+    /// Handshakes of agents that wait for their turn.
+    agent_handshakes_waiting: Gauge = "agent_handshakes_waiting", "Handshakes of agents' sessions that wait for their turn";
+    /// Handshakes of agents for which there was no turn.
+    agent_handshakes_refused: Counter = "agent_handshakes_refused", "Handshakes of agents' sessions refused because as many as may be were under way or waiting";
     /// Authentications of agents refused.
     auth_failed: Counter = "agent_auth_failed", "Authentications of agents refused";
     /// Binds refused.

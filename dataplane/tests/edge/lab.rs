@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use aws_lc_rs::digest::{SHA256, digest};
 use ebbgate_edge::agents::Agents;
 use ebbgate_edge::feed::installer::Installer;
+use ebbgate_edge::net::handshakes::Handshakes;
 use ebbgate_edge::net::listen::{self, ConnLimits};
 use ebbgate_edge::net::ring::Form;
 use ebbgate_edge::net::tls::provider;
@@ -188,6 +189,11 @@ impl Lab {
     /// The same, where endpoints that err are ejected.
     pub(crate) fn ejecting(outliers: OutlierLimits) -> Self {
         Self::with(60, Installer::new, |edge| edge.outliers = outliers)
+    }
+
+    /// The same, where agents' handshakes have these turns.
+    pub(crate) fn letting_in(handshakes: Handshakes) -> Self {
+        Self::with(60, Installer::new, |edge| edge.handshakes = handshakes)
     }
 
     /// The same, where everything is kept in a directory.

@@ -7,6 +7,7 @@ mod agents;
 mod aside;
 mod balancers;
 mod feed;
+mod handshakes;
 mod health;
 mod lab;
 mod links;
