@@ -70,6 +70,10 @@ pub struct LiveEdge {
     pub reach: EdgeReach,
     /// Whether it is about to end.
     pub draining: bool,
+    /// Whether it gets changes before others.
+    pub canary: bool,
+    /// Counts feeds of all edges: another number is another connection. None: it has none now.
+    pub feed: Option<u64>,
 }
 
 /// Why a command did not reach a session.
@@ -106,6 +110,8 @@ struct Edges {
     entries: BTreeMap<EdgeId, Entry>,
     /// Edges that the operator took out of service.
     drained: BTreeSet<EdgeId>,
+    /// Edges that get changes first, connected or not.
+    canaries: BTreeSet<EdgeId>,
     /// Counts feeds, so that each hold is told from every other.
     feeds: u64,
     /// Where sessions that begin and end are told; what finds no room there is not told.
@@ -231,6 +237,7 @@ impl Presence {
     pub fn remove(&self, edge: EdgeId) {
         let mut edges = self.edges_locked();
         edges.drained.remove(&edge);
+        edges.canaries.remove(&edge);
         edges.remove(edge);
     }
 
@@ -253,6 +260,20 @@ impl Presence {
         edges.edge_changed(edge);
     }
 
+    /// Whether an edge gets changes before others. It is fed accordingly from now on.
+    pub fn set_canary(&self, edge: EdgeId, canary: bool) {
+        let mut edges = self.edges_locked();
+        let is_new = if canary { edges.canaries.insert(edge) } else { edges.canaries.remove(&edge) };
+        if is_new && let Some(Entry { feed: Feed::Open { wake, .. }, .. }) = edges.entries.get(&edge) {
+            wake.notify_one();
+        }
+    }
+
+    /// Canary edges that are connected.
+    pub fn canaries(&self) -> Vec<EdgeId> {
+        self.edges().into_iter().filter(|edge| edge.canary && edge.connected).map(|edge| edge.id).collect()
+    }
+
     /// Drops edges with a feed that broke more than [`LEASE_SECS`] ago.
     pub fn expire(&self, now: Instant) {
         let lease = Duration::from_secs(LEASE_SECS);
@@ -271,7 +292,7 @@ impl Presence {
     /// Edges known, connected or within their lease.
     pub fn edges(&self) -> Vec<LiveEdge> {
         let edges = self.edges_locked();
-        let drained = &edges.drained;
+        let Edges { drained, canaries, .. } = &*edges;
         let live = |(id, entry): (&EdgeId, &Entry)| LiveEdge {
             id: *id,
             version: entry.version.clone(),
@@ -282,6 +303,11 @@ impl Presence {
             clock_ahead_secs: entry.clock_ahead_secs,
             reach: entry.reach.clone(),
             draining: entry.draining || drained.contains(id),
+            canary: canaries.contains(id),
+            feed: match entry.feed {
+                Feed::Open { number, .. } => Some(number),
+                Feed::Broken { .. } => None,
+            },
         };
         edges.entries.iter().map(live).collect()
     }
@@ -477,6 +503,11 @@ impl Hold {
             }
             Item::Complete => ToEdge::PeersTold,
         })
+    }
+
+    /// Whether the edge gets changes before others.
+    pub fn is_canary(&self) -> bool {
+        self.presence.edges_locked().canaries.contains(&self.edge)
     }
 
     /// Completes when there may be news. One that waits is woken for what came before, too.
