@@ -75,7 +75,9 @@ async fn what_the_policy_before_needs_does_not_go_before_it() {
     lab.reserve_domain().await;
     let target = endpoint(&lab, INTERNAL, &answer(200)).await;
     let ip_policy = lab.make("/ip_policies", json!({})).await.id();
-    let guarded = json!({"on_http_request": [{"actions": [{"type": "restrict-ips", "config": {"ip_policies": [ip_policy]}}]}]});
+    let mut guarded = answer(200);
+    let restrict = json!({"type": "restrict-ips", "config": {"ip_policies": [ip_policy]}});
+    guarded["on_http_request"][0]["actions"].as_array_mut().unwrap().insert(0, restrict);
     let one = endpoint(&lab, "https://one.clinic.example.com", &forward()).await;
     let two = endpoint(&lab, "https://two.clinic.example.com", &guarded).await;
     let three = endpoint(&lab, "https://three.clinic.example.com", &answer(200)).await;
