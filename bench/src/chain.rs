@@ -4,6 +4,7 @@
 //! Three tables: the edge's relay next to other relays, edge and agent next to other tunnels, HTTPS with a policy next to
 //! gateways in front of a tunnel. Loopback only; everything it starts it ends.
 
+mod across;
 mod ahead;
 mod gate;
 mod https;
@@ -23,6 +24,7 @@ mod tcp;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
@@ -32,10 +34,13 @@ use ebbgate_lab::figures::load_average;
 use ebbgate_lab::workspace;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+pub(super) use self::gate::{account, endpoints};
 use self::lineup::Lineup;
 use self::load::{CONNECTIONS, IDLE, Kind, Load, Table};
 use self::report::{Cell, Report};
 use self::sink::Served;
+pub(super) use self::sink::spawn as serve;
+pub(super) use self::tcp::one_echo;
 
 /// Descriptors of ours beside two for each silent connection.
 const DESCRIPTORS_KEPT: u64 = 1_000;
@@ -91,6 +96,11 @@ pub(super) struct TablesArgs {
     /// Keep the medians in bench/results, and put the short form between the markers of the workspace's README.md
     #[arg(long)]
     readme: bool,
+}
+
+/// Opens silent connections, each proven by one echo, and keeps them.
+pub(super) fn open(front: SocketAddr, count: u32) -> Result<Vec<TcpStream>> {
+    tcp::open(front, &[], count as usize)
 }
 
 /// Prints the tables of a run that was measured before, and writes them beside it anew.

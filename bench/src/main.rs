@@ -2,7 +2,8 @@
 //!
 //! `bodies`: compression and replacement, next to nginx. `chain`: the way from a visitor to a service, next to other
 //! gateways and tunnels. `flood`: a flood of refused packets, next to nftables.
-//! `scale`: control and edge with up to a million endpoints. `xdp`: the XDP program alone. Everything runs on loopback or in namespaces, bounded in count and time. Benches of
+//! `scale`: control and edge with up to a million endpoints. `upgrade`: replacing a serving process, next to HAProxy.
+//! `xdp`: the XDP program alone. Everything runs on loopback or in namespaces, bounded in count and time. Benches of
 //! single parts are criterion's: `cargo bench`.
 
 mod bodies;
@@ -11,6 +12,7 @@ mod flood;
 mod meter;
 mod program;
 mod scale;
+mod upgrade;
 mod xdp;
 
 use std::net::SocketAddr;
@@ -40,6 +42,8 @@ enum Verb {
     Bodies(bodies::Args),
     /// What so many endpoints cost control and edge, and how soon a change is live
     Scale(scale::Args),
+    /// What an upgrade of the edge costs it and its visitors, next to a reload of HAProxy
+    Upgrade(upgrade::Args),
     /// What a flood of refused packets costs visitors: XDP, user space, nftables (root only)
     Flood(flood::Args),
     /// Nanoseconds of the XDP program for a packet, by size of the list (root only)
@@ -77,6 +81,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Chain(args) => chain::run(&args),
         Verb::Tables(args) => chain::tables(&args),
         Verb::Bodies(args) => bodies::run(&args),
+        Verb::Upgrade(args) => upgrade::run(&args),
         Verb::Scale(args) => scale::run(&args),
         Verb::Flood(args) => flood::run(&args),
         Verb::Xdp => xdp::run(),

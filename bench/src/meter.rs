@@ -106,6 +106,31 @@ impl Meter {
     }
 }
 
+/// CPU time of single processes, some of which begin or end while they are watched.
+pub(super) struct Family(BTreeMap<u32, Times>);
+
+impl Family {
+    /// These processes now; one that has ended by now is left out.
+    pub(super) fn of(pids: &[u32]) -> Self {
+        let times = pids.iter().filter_map(|pid| Some((*pid, Times::read(*pid).ok()?))).collect();
+        Self(times)
+    }
+
+    /// CPU seconds since an earlier reading. A process that was not there then is charged from its start on; one that has
+    /// ended since is not charged.
+    pub(super) fn spent_since(&self, before: &Self) -> f64 {
+        let since = |(pid, now): (&u32, &Times)| {
+            before.0.get(pid).map_or(now.ticks.max(now.threads), |before| now.since(before))
+        };
+        self.0.iter().map(since).sum()
+    }
+
+    /// Resident kilobytes of all.
+    pub(super) fn resident_kb(&self) -> Result<u64> {
+        self.0.keys().map(|pid| resident_kb(*pid)).sum()
+    }
+}
+
 /// A process and all its descendants.
 fn family(root: u32) -> Result<Vec<u32>> {
     let mut parents = Vec::new();

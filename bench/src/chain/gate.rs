@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use ebbgate_lab::api::text;
+use ebbgate_lab::api::{Api, text};
 use ebbgate_lab::http;
 use ebbgate_lab::lab::{Lab, Programs, local};
 use ebbgate_lab::process::{Daemon, Spec};
@@ -52,7 +52,8 @@ impl Carrier {
         }
     }
 
-    fn key(self) -> &'static str {
+    /// What the agent's file calls it.
+    pub(super) fn key(self) -> &'static str {
         match self {
             Self::Mux => "mux",
             Self::Link | Self::Raw => "link",
@@ -60,7 +61,8 @@ impl Carrier {
         }
     }
 
-    fn note(self) -> &'static str {
+    /// For the report.
+    pub(super) fn note(self) -> &'static str {
         match self {
             Self::Mux => "one TLS connection for all streams",
             Self::Link => "a TLS 1.3 connection for each stream at a time",
@@ -120,16 +122,9 @@ impl Gate {
         lab.edge_args(["--shards".to_owned(), rig.threads.to_string()]);
         lab.start()?;
         let api = if carrier == Carrier::Raw { lab.passthrough_account("bench")? } else { lab.api()? };
-        let addr = api.create("/reserved_addrs", &json!({ "description": "bench", "region": "us" }))?;
-        let addr = text(&addr, "addr")?.to_owned();
-        for domain in [HOST, TLS_HOST] {
-            api.create("/reserved_domains", &json!({ "domain": domain, "region": "us" }))?;
-        }
-        let user = api.create("/bot_users", &json!({ "name": "bench" }))?;
-        let credential = json!({ "description": "bench", "owner_id": text(&user, "id")? });
-        let credential = api.create("/credentials", &credential)?;
+        let Account { addr, token } = account(&api)?;
         let connect = local(lab.ports().connect()).to_string();
-        let (token, endpoints) = (text(&credential, "token")?, endpoints(&addr, rig.sink));
+        let (token, endpoints) = (token.as_str(), endpoints(&addr, rig.sink));
         let agent = if carriers {
             lab.agent_carrying("agent", carrier.key(), token, &endpoints, &connect)?
         } else {
@@ -165,15 +160,9 @@ impl Gate {
         Ok(())
     }
 
-    /// What streams to the agent really took, by the edge's own count: a carrier that cannot be had gives way to another.
+    /// What streams to the agent really took.
     pub(super) fn carried(&self) -> Result<String> {
-        let admin = local(self.lab.ports().edge_admin());
-        let answer = http::request(http::connect(admin)?, "GET", &admin.to_string(), "/metrics", &[], b"")?;
-        let text = answer.text();
-        let counts = text.lines().filter(|line| !line.starts_with('#') && line.contains("agent_streams"));
-        let counts: Vec<&str> =
-            counts.filter_map(|line| line.split_once('{').map(|(_, rest)| rest)).collect();
-        Ok(format!("{}, streams by what carried them: {}", self.name, counts.join(", ").replace('}', "")))
+        carried(self.name, local(self.lab.ports().edge_admin()))
     }
 
     /// Fails, with the end of its log, when one of the three has ended.
@@ -189,6 +178,34 @@ impl Gate {
         self.lab.stop_control()?;
         Ok(())
     }
+}
+
+/// What streams to an agent really took, by the edge's own count: a carrier that cannot be had gives way to another.
+pub(super) fn carried(chain: &str, admin: SocketAddr) -> Result<String> {
+    let answer = http::request(http::connect(admin)?, "GET", &admin.to_string(), "/metrics", &[], b"")?;
+    let text = answer.text();
+    let counts = text.lines().filter(|line| !line.starts_with('#') && line.contains("agent_streams"));
+    let counts: Vec<&str> = counts.filter_map(|line| line.split_once('{').map(|(_, rest)| rest)).collect();
+    Ok(format!("{chain}, streams by what carried them: {}", counts.join(", ").replace('}', "")))
+}
+
+/// What an agent of a chain needs.
+pub(crate) struct Account {
+    /// Reserved TCP address, `host:port`.
+    pub(crate) addr: String,
+    pub(crate) token: String,
+}
+
+/// Makes the names, the address and the authtoken of a chain.
+pub(crate) fn account(api: &Api) -> Result<Account> {
+    let addr = api.create("/reserved_addrs", &json!({ "description": "bench", "region": "us" }))?;
+    for domain in [HOST, TLS_HOST] {
+        api.create("/reserved_domains", &json!({ "domain": domain, "region": "us" }))?;
+    }
+    let user = api.create("/bot_users", &json!({ "name": "bench" }))?;
+    let credential = json!({ "description": "bench", "owner_id": text(&user, "id")? });
+    let credential = api.create("/credentials", &credential)?;
+    Ok(Account { addr: text(&addr, "addr")?.to_owned(), token: text(&credential, "token")?.to_owned() })
 }
 
 /// The first record that `openssl s_client` sends when it asks for a name.
@@ -221,7 +238,8 @@ fn recorded_hello(name: &str) -> Result<Vec<u8>> {
     hello
 }
 
-fn endpoints(addr: &str, sink: SocketAddr) -> String {
+/// The agent's endpoints.
+pub(crate) fn endpoints(addr: &str, sink: SocketAddr) -> String {
     let policy = json!({ "on_http_request": [
         { "actions": [{ "type": "restrict-ips", "config": { "allow": ALLOWED } }] },
         { "expressions": ["req.method != 'GET'"], "actions": [{ "type": "deny" }] },

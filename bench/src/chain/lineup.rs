@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use super::across::{self, Across};
 use super::ahead;
 use super::gate::{self, Carrier, Gate};
 use super::load::Table;
@@ -19,6 +20,7 @@ use crate::program;
 pub(super) struct Lineup {
     rig: Rig,
     gates: Vec<Gate>,
+    across: Vec<Across>,
     versions: Vec<String>,
     /// Removed when all has stopped.
     run_dir: Option<RunDir>,
@@ -34,7 +36,8 @@ impl Lineup {
         wants: impl Fn(&str) -> bool,
     ) -> Result<Self> {
         let rig = Rig::new(dir, sink)?;
-        let mut lineup = Self { rig, gates: Vec::new(), versions: Vec::new(), run_dir: None };
+        let mut lineup =
+            Self { rig, gates: Vec::new(), across: Vec::new(), versions: Vec::new(), run_dir: None };
         lineup.direct(tables, sink, &wants);
         lineup.ours(programs, tables, &wants)?;
         let envoy = if ahead::wants_envoy(tables, &wants) {
@@ -91,6 +94,11 @@ impl Lineup {
             }
             let gate = self.attempt(carrier.name(), |rig| Gate::start(rig, programs, carrier, known, tables));
             self.gates.extend(gate);
+        }
+        for carrier in across::CARRIERS.into_iter().filter(|carrier| wants(across::name(*carrier))) {
+            let across =
+                self.attempt(across::name(carrier), |rig| Across::start(rig, programs, carrier, tables));
+            self.across.extend(across);
         }
         Ok(())
     }
@@ -199,6 +207,7 @@ impl Lineup {
     /// Fails, with the end of its log, when a process has ended.
     pub(super) fn check_alive(&mut self) -> Result<()> {
         self.gates.iter_mut().try_for_each(Gate::check_alive)?;
+        self.across.iter_mut().try_for_each(Across::check_alive)?;
         self.rig.check_alive()
     }
 
@@ -210,8 +219,12 @@ impl Lineup {
         for gate in &self.gates {
             report.versions.push(gate.carried()?);
         }
+        for across in &self.across {
+            report.versions.extend(across.carried()?);
+        }
         report.skipped.splice(0..0, std::mem::take(&mut self.rig.skipped));
         self.gates.into_iter().try_for_each(Gate::stop)?;
+        self.across.into_iter().try_for_each(Across::stop)?;
         self.rig.stop()?;
         drop(self.run_dir);
         Ok(())

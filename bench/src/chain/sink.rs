@@ -43,19 +43,19 @@ const LISTENER: u64 = u64::MAX;
 
 /// What was served so far.
 #[derive(Default)]
-pub(super) struct Served {
+pub(crate) struct Served {
     requests: AtomicU64,
 }
 
 impl Served {
     /// HTTP requests answered so far.
-    pub(super) fn requests(&self) -> u64 {
+    pub(crate) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 }
 
 /// Serves on a free loopback port for as long as this process lives.
-pub(super) fn spawn() -> io::Result<(SocketAddr, Arc<Served>)> {
+pub(crate) fn spawn() -> io::Result<(SocketAddr, Arc<Served>)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     // The standard library asks for a backlog of 128 only, which 256 connections at a time overrun.
     rustix::net::listen(&listener, 4096)?;

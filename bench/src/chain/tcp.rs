@@ -76,7 +76,7 @@ pub(super) fn open(front: SocketAddr, preface: &[u8], count: usize) -> Result<Ve
 }
 
 /// One short connection with blocking calls; an error while the chain is not up yet.
-pub(super) fn one_echo(front: SocketAddr, preface: &[u8]) -> Result<()> {
+pub(crate) fn one_echo(front: SocketAddr, preface: &[u8]) -> Result<()> {
     let mut stream = http::connect(front)?;
     stream.set_read_timeout(Some(Duration::from_secs(LOAD_SECS_MAX)))?;
     let mut message = [ECHO; MESSAGE_BYTES];

@@ -19,6 +19,7 @@ pub struct RemoteEdge {
     programs: Programs,
     ports: Ports,
     tcp_bind: IpAddr,
+    args: Vec<String>,
     daemon: Option<Daemon>,
     _claim: Claim,
 }
@@ -48,12 +49,17 @@ impl RemoteEdge {
         let (ports, claim) = Ports::free()?;
         let tcp_bind = IpAddr::from(Ipv4Addr::LOCALHOST);
         let (dir, programs) = (dir.to_owned(), programs.clone());
-        Ok(Self { dir, programs, ports, tcp_bind, daemon: None, _claim: claim })
+        Ok(Self { dir, programs, ports, tcp_bind, args: Vec::new(), daemon: None, _claim: claim })
     }
 
     /// Binds reserved TCP ports on another address of the loopback, where other edges do not.
     pub fn tcp_at(&mut self, ip: IpAddr) {
         self.tcp_bind = ip;
+    }
+
+    /// Further flags for its next start.
+    pub fn args(&mut self, args: impl IntoIterator<Item = String>) {
+        self.args.extend(args);
     }
 
     /// Runs `ebbgate-edge join`.
@@ -74,10 +80,26 @@ impl RemoteEdge {
             .args(["--peers".into(), at(self.ports.spare(0))])
             .args(["--source-connections-max", "10000000"])
             .args(["--admin".into(), at(self.ports.edge_admin())])
+            .args(&self.args)
             .start(&self.dir.join("log"))?;
         wait_ready(&self.dir, "edge", &mut daemon)?;
         self.daemon = Some(daemon);
         Ok(())
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.daemon.as_ref().context("it does not run")?.pid())
+    }
+
+    /// Fails, with the end of its log, when it has ended.
+    pub fn check_alive(&mut self) -> Result<()> {
+        self.daemon.as_mut().context("it does not run")?.check_alive()
+    }
+
+    /// SIGTERM, and waits for its end.
+    pub fn stop(&mut self) -> Result<()> {
+        self.daemon.take().map_or(Ok(()), |mut daemon| daemon.stop().map(drop))
     }
 
     /// SIGKILL.
