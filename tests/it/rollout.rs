@@ -101,7 +101,7 @@ fn a_change_that_fails_at_a_canary_is_taken_back_by_itself_and_anothers_goes_on(
     ensure!(reason.contains("requests failed"), "{shown}");
     let read = api.raw("GET", &format!("/endpoints/{bad}"), &[], b"")?;
     ensure!(
-        read.header("warning").is_some_and(|warning| warning.contains("taken back")),
+        read.header("ebbgate-warning").is_some_and(|warning| warning.contains("taken back")),
         "{:?}",
         read.headers
     );
