@@ -4,6 +4,7 @@
 
 mod news;
 mod told;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -244,34 +245,6 @@ impl Presence {
     /// Tells sessions that begin and end from now on.
     pub fn tell(&self, told: mpsc::Sender<SessionChange>) {
         self.edges_locked().told = Some(told);
-    }
-
-    /// Takes an edge out of service, or puts it into service again. It is told, and so are the others.
-    pub fn set_drained(&self, edge: EdgeId, drained: bool) {
-        let mut edges = self.edges_locked();
-        let is_new = if drained { edges.drained.insert(edge) } else { edges.drained.remove(&edge) };
-        if !is_new {
-            return;
-        }
-        if let Some(Entry { feed: Feed::Open { news, wake, .. }, .. }) = edges.entries.get_mut(&edge) {
-            news.own();
-            wake.notify_one();
-        }
-        edges.edge_changed(edge);
-    }
-
-    /// Whether an edge gets changes before others. It is fed accordingly from now on.
-    pub fn set_canary(&self, edge: EdgeId, canary: bool) {
-        let mut edges = self.edges_locked();
-        let is_new = if canary { edges.canaries.insert(edge) } else { edges.canaries.remove(&edge) };
-        if is_new && let Some(Entry { feed: Feed::Open { wake, .. }, .. }) = edges.entries.get(&edge) {
-            wake.notify_one();
-        }
-    }
-
-    /// Canary edges that are connected.
-    pub fn canaries(&self) -> Vec<EdgeId> {
-        self.edges().into_iter().filter(|edge| edge.canary && edge.connected).map(|edge| edge.id).collect()
     }
 
     /// Drops edges with a feed that broke more than [`LEASE_SECS`] ago.

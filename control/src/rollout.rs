@@ -6,6 +6,7 @@
 //! it, `push::Tallies` what they say of it, [`judge()`] what follows.
 
 mod decide;
+mod error;
 mod judge;
 mod operator;
 mod settings;
@@ -13,8 +14,9 @@ mod stage;
 mod waits;
 
 pub use decide::{Canary, Decision, LOST_SECS, decide, decide_unseen, patience_secs};
+pub use error::RolloutError;
 pub use judge::judge;
-pub use operator::{Done, RolloutError, pause, pause_all, resume, resume_all, status};
+pub use operator::{Done, pause, pause_all, resume, resume_all, status};
 pub use settings::{SettingsChange, change_settings};
 pub use stage::{ROLLOUTS_MAX, ROLLOUTS_OF_ACCOUNT_MAX, naming, stage};
 pub use waits::waits;

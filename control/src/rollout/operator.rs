@@ -3,41 +3,14 @@
 use ebbgate_model::EndpointId;
 use serde_json::{Value, json};
 
+use super::error::RolloutError;
 use super::settings::settings;
 use crate::App;
 use crate::api::timestamp;
 use crate::push::{RolledOut, Tally};
+use crate::record;
 use crate::record::rollout::{Rollout, RolloutState};
-use crate::record::{self, RecordError};
-use crate::store::{Outcome, StoreError, Txn};
-
-/// Why the operator is refused.
-#[derive(Debug, thiserror::Error)]
-pub enum RolloutError {
-    /// All edges have the same of it.
-    #[error("no change of {0} waits: `ebbgate-control rollout status` shows those that do")]
-    NoRollout(String),
-    /// It was taken back.
-    #[error(
-        "the change of {0} was taken back: `ebbgate-control rollout resume {0}` gives it to all edges all the same"
-    )]
-    Returned(EndpointId),
-    /// A setting is out of bounds.
-    #[error("{0}")]
-    Setting(String),
-    /// Another change came first.
-    #[error("another change of the same object came first; repeat")]
-    Conflict,
-    /// A record.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-}
-
-impl From<StoreError> for RolloutError {
-    fn from(error: StoreError) -> Self {
-        Self::Record(error.into())
-    }
-}
+use crate::store::{Outcome, Txn};
 
 /// A change of which the state is another now, and which: `held`, `paused` or `released`.
 pub type Done = (EndpointId, &'static str);

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::operator::RolloutError;
+use super::error::RolloutError;
 use crate::record::rollout::{ROLLOUT_KEY, RolloutSettings};
 use crate::record::{self, RecordError};
 use crate::store::{Outcome, Store, Txn};
