@@ -44,6 +44,7 @@ pub mod record;
 pub mod renew;
 pub mod restore;
 pub mod restriction;
+pub mod rollout;
 pub mod room;
 pub mod rotate;
 pub mod secret;

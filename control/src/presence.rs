@@ -12,6 +12,7 @@ mod own;
 #[cfg(test)]
 mod tests;
 mod told;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -86,6 +87,10 @@ pub struct LiveEdge {
     pub draining: bool,
     /// What the control that feeds it says; None: this control feeds it.
     pub elsewhere: Option<Arc<Head>>,
+    /// Whether it gets changes before others.
+    pub canary: bool,
+    /// Counts feeds of all edges: another number is another connection. None: it has none now.
+    pub feed: Option<u64>,
 }
 
 /// Why a command did not reach a session.
@@ -177,20 +182,6 @@ impl Presence {
         self.0.locked().told = Some(told);
     }
 
-    /// Takes an edge out of service, or puts it into service again. It is told, and so are the others.
-    pub fn set_drained(&self, edge: EdgeId, drained: bool) {
-        let mut edges = self.0.locked();
-        let is_new = if drained { edges.drained.insert(edge) } else { edges.drained.remove(&edge) };
-        if !is_new {
-            return;
-        }
-        if let Some(Entry { feed: Feed::Open { news, wake, .. }, .. }) = edges.entries.get_mut(&edge) {
-            news.own();
-            wake.notify_one();
-        }
-        edges.edge_changed(edge);
-    }
-
     /// Drops edges with a feed that broke more than [`LEASE_SECS`] ago.
     pub fn expire(&self, now: Instant) {
         let lease = Duration::from_secs(LEASE_SECS);
@@ -222,6 +213,11 @@ impl Presence {
             elsewhere: match &entry.feed {
                 Feed::Elsewhere(head) => Some(Arc::clone(head)),
                 Feed::Open { .. } | Feed::Broken { .. } => None,
+            },
+            canary: edges.canaries.contains(id),
+            feed: match entry.feed {
+                Feed::Open { .. } => Some(entry.number),
+                Feed::Broken { .. } | Feed::Elsewhere(_) => None,
             },
         };
         edges.entries.iter().map(live).collect()

@@ -48,7 +48,7 @@ use crate::secret::SystemEntropy;
 use crate::session_keys;
 use crate::sharing::{self, Sharing};
 use crate::store::{DirLock, Etcd, REVISIONS_KEPT, Store, StoreError};
-use crate::{admin, api, fleet, listen, people, visitors};
+use crate::{admin, api, fleet, listen, people, rollout, visitors};
 
 /// Seconds between two attempts to make the socket for edges.
 const BIND_RETRY_SECS: u64 = 5;
@@ -157,8 +157,9 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
 
     let mut background = JoinSet::new();
     let (vault, metrics, room) = (app.vault.clone(), app.metrics.clone(), app.room.clone());
+    let tallies = app.tallies.clone();
     let published = Arc::<Published>::default();
-    let follower = Follower { vault, published: published.clone(), publish, metrics, room };
+    let follower = Follower { vault, published: published.clone(), publish, metrics, room, tallies };
     background.spawn(push::follow(app.store.clone(), follower));
     background.spawn(lead_renewal(app.clone()));
     if let Engine::Etcd(_) = engine {
@@ -177,6 +178,11 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     background.spawn(push::mark_wanted(app.store.clone(), asked));
     let (visitors, told) = mpsc::channel(visitors::TOLD_MAX);
     background.spawn(visitors::keep(app.store.clone(), app.room.clone(), told));
+    background.spawn({
+        let app = app.clone();
+        async { match rollout::judge(app).await {} }
+    });
+    let feeds = feeds.with_tallies(app.tallies.clone());
     let feeds = feeds.with_events(app.events.clone()).with_wanted(wanted).with_visitors(visitors);
     let feeds = Arc::new(feeds);
     if let Some(Remote { listener, host, .. }) = listeners.remote {
@@ -337,6 +343,7 @@ async fn open_app(
         presence: Presence::default(),
         metrics: Arc::default(),
         room: Arc::new(Room::new(usize::from(options.program_mib) << 20)),
+        tallies: Arc::default(),
         planned,
         restrictions: Arc::default(),
         people: Arc::default(),

@@ -53,6 +53,8 @@ pub(super) struct Edges {
     pub(super) entries: BTreeMap<EdgeId, Entry>,
     /// Edges that the operator took out of service, as far as they are fed here.
     pub(super) drained: BTreeSet<EdgeId>,
+    /// Edges that get changes first, connected or not, as far as they are fed here.
+    pub(super) canaries: BTreeSet<EdgeId>,
     /// Counts feeds, so that each hold is told from every other.
     pub(super) feeds: u64,
     /// Where sessions that begin and end are told; what finds no room there is not told.
@@ -190,6 +192,7 @@ impl Edges {
     /// The edge belongs no longer, whoever feeds it.
     pub(super) fn banish(&mut self, edge: EdgeId) {
         self.drained.remove(&edge);
+        self.canaries.remove(&edge);
         self.others.remove(edge);
         self.remove(edge);
     }

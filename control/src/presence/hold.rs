@@ -130,6 +130,11 @@ impl Hold {
         })
     }
 
+    /// Whether the edge gets changes before others.
+    pub fn is_canary(&self) -> bool {
+        self.edges.locked().canaries.contains(&self.edge)
+    }
+
     /// Completes when there may be news. One that waits is woken for what came before, too.
     pub async fn news_came(&self) {
         self.wake.notified().await;

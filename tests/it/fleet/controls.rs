@@ -1,5 +1,6 @@
 //! Edges that different controls on one etcd feed.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use ebbgate_lab::etcd::Etcd;
 use ebbgate_lab::guide::{self, API_HOST, REST_INTERNAL};
 use ebbgate_lab::http;
 use ebbgate_lab::lab::{Lab, Programs, local};
+use ebbgate_lab::machine::Machine;
 use ebbgate_lab::process::Daemon;
 use ebbgate_lab::remote_edge::{RemoteEdge, join_string_naming};
 use ebbgate_lab::replica::Replica;
@@ -50,7 +52,7 @@ impl Controls {
         lab.control_args(["--edges", &first_at]);
         lab.start_control()?;
         let mut second = Replica::new(&lab, &dir.path().join("second"))?;
-        let second_at = second.serve_edges().to_string();
+        let second_at = second.serve_edges(&Machine::here(Ipv4Addr::LOCALHOST)).to_string();
         second.start()?;
         let edge = |name: &str, tcp: &str, controls: [&str; 2]| -> Result<RemoteEdge> {
             let mut edge = RemoteEdge::new(lab.programs(), &dir.path().join(name))?;
