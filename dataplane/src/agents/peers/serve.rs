@@ -89,9 +89,9 @@ where
     let (mux, mut incoming, driving) = driver::connect(io, Role::Server, PEER_LIMITS);
     let mut driving = spawn_local(driving);
     let ending = context.shard.edge().reached(Stage::Ending);
-    let moved = move_on(&context, &mux);
-    tokio::pin!(ending, unnamed, moved);
-    let mut moves = true;
+    let leaving = move_on(&context, &mux);
+    tokio::pin!(ending, unnamed, leaving);
+    let mut is_asked = false;
     let context = Rc::new(context);
     let reason = loop {
         tokio::select! {
@@ -99,11 +99,11 @@ where
                 Some(stream) => drop(spawn_local(Rc::clone(&context).stream(stream))),
                 None => break "the connection ended",
             },
-            has_moved = &mut moved, if moves => {
+            has_moved = &mut leaving, if !is_asked => {
                 if !has_moved {
                     break "another process of the edge serves now";
                 }
-                moves = false;
+                is_asked = true;
             }
             () = &mut unnamed => break "control names the edge no longer",
             () = &mut ending => break "the edge is restarting",
