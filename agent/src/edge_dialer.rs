@@ -70,6 +70,16 @@ struct Common {
     agent: AgentConfig,
 }
 
+impl Common {
+    /// The name that an edge's certificate must have. All edges of an installation have the certificates of its names, so
+    /// one that was named by another is held to the name of the configuration, and cannot be a host of its own choice.
+    fn server_name<'a>(&'a self, edge: &'a ConnectAddress) -> &'a str {
+        let configured = &self.agent.connect;
+        let first = configured.first().filter(|_| !configured.contains(edge));
+        first.map_or(&edge.host, |first| &first.host)
+    }
+}
+
 /// The dialler of real networks, for one edge.
 pub struct EdgeDialer {
     common: Arc<Common>,
@@ -95,13 +105,13 @@ impl EdgeDialer {
     }
 
     fn made(common: Arc<Common>, address: ConnectAddress) -> Result<Self, DialerError> {
-        let name = ServerName::try_from(address.host.clone())
-            .map_err(|_| DialerError::ServerName(address.host.clone()))?;
         let agent = &common.agent;
+        let host = common.server_name(&address).to_owned();
+        let name = ServerName::try_from(host.clone()).map_err(|_| DialerError::ServerName(host.clone()))?;
         let quic = match agent.proxy_to(&address) {
             None => {
                 let tls = ClientConfig::clone(&common.link_tls);
-                Some(QuicDialer::new(address.clone(), tls, agent.interface.as_deref())?)
+                Some(QuicDialer::new(address.clone(), &host, tls, agent.interface.as_deref())?)
             }
             Some(_) if agent.carrier == CarrierChoice::Quic => return Err(DialerError::QuicProxy),
             Some(_) => None,

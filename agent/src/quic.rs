@@ -26,6 +26,8 @@ pub use streams::{HEADERS_MAX, QuicStreams};
 /// Dials QUIC.
 pub struct QuicDialer {
     address: ConnectAddress,
+    /// The name that the edge's certificate must have.
+    name: Arc<str>,
     config: ClientConfig,
     interface: Option<Arc<str>>,
     /// The edge's address, where it is known already.
@@ -33,14 +35,16 @@ pub struct QuicDialer {
 }
 
 impl QuicDialer {
-    /// For an edge's address; `tls` brings the trust.
+    /// For an edge's address and the name of its certificate; `tls` brings the trust.
     pub fn new(
         address: ConnectAddress,
+        name: &str,
         tls: rustls::ClientConfig,
         interface: Option<&str>,
     ) -> Result<Self, ebbgate_tunnel::quic::ConfigError> {
         Ok(Self {
             address,
+            name: name.into(),
             config: ebbgate_tunnel::quic::client(tls)?,
             interface: interface.map(Into::into),
             reached: None,
@@ -90,7 +94,7 @@ impl QuicDialer {
             Some(reached) => vec![reached],
             None => tokio::net::lookup_host((host, self.address.port)).await?.collect(),
         };
-        let (config, name, interface) = (self.config.clone(), Arc::<str>::from(host), self.interface.clone());
+        let (config, name, interface) = (self.config.clone(), Arc::clone(&self.name), self.interface.clone());
         race(found, move |address| connect_to(address, config.clone(), Arc::clone(&name), interface.clone()))
             .await
     }

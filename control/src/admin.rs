@@ -7,6 +7,7 @@ mod edges;
 mod held;
 mod limits;
 mod people;
+mod rollouts;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -51,6 +52,7 @@ pub fn router(app: App, operator_token: &str) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .merge(edges::routes())
+        .merge(rollouts::routes())
         .route("/installation", get(installation))
         .route("/accounts", get(accounts::list).post(accounts::create))
         .route("/accounts/{id}", get(accounts::show).delete(accounts::delete))

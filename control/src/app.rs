@@ -16,7 +16,7 @@ use crate::leader::Candidate;
 use crate::metrics::Metrics;
 use crate::people::People;
 use crate::presence::Presence;
-use crate::push::Planned;
+use crate::push::{Planned, Tallies};
 use crate::record::{Installation, IssuedCertificate, UnixSecs};
 use crate::restriction::ApiRestrictions;
 use crate::room::Room;
@@ -44,6 +44,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// How much an edge takes, and how much of it is in use.
     pub room: Arc<Room>,
+    /// What edges say of changes that not all of them have.
+    pub tallies: Arc<Tallies>,
     /// The newest plan.
     pub planned: watch::Receiver<Planned>,
     /// Who may call from where.
@@ -191,6 +193,7 @@ pub(crate) mod testing {
                 presence: Presence::default(),
                 metrics: Arc::default(),
                 room: Arc::default(),
+                tallies: Arc::default(),
                 planned: watch::channel(Planned::default()).1,
                 restrictions: Arc::default(),
                 people: Arc::default(),

@@ -5,6 +5,7 @@ mod edges;
 mod events;
 mod people;
 mod ports;
+mod rollout;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ pub use self::edges::{EdgeCommand, EdgeListener};
 pub use self::events::{AuditCommand, EventFlags};
 pub use self::people::{Oidc, Session, User};
 pub use self::ports::{PortRange, PortRangeError};
+pub use self::rollout::RolloutCommand;
 use crate::acme::AcmeChanges;
 use crate::auth::REQUESTS_MAX;
 use crate::authority::Purpose;
@@ -56,6 +58,9 @@ pub enum Command {
     /// Manage edges of other machines, and list all edges, of a running control
     #[command(subcommand)]
     Edge(EdgeCommand),
+    /// Manage changes of endpoints that go to canary edges first, of a running control
+    #[command(subcommand)]
+    Rollout(RolloutCommand),
     /// Manage people of a running control
     #[command(subcommand)]
     User(User),

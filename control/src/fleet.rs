@@ -9,6 +9,8 @@ mod server;
 mod tests;
 mod tls;
 
-pub use membership::{FleetError, JOIN_SECS, NAME_BYTES_MAX, drain, edges, join, new_join, remove, renew};
+pub use membership::{
+    FleetError, JOIN_SECS, NAME_BYTES_MAX, canaries, drain, edges, join, new_join, remove, renew, set_canary,
+};
 pub use server::{Fleet, serve};
 pub use tls::FleetTlsError;

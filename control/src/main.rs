@@ -12,7 +12,7 @@ use ebbgate_control::check::check;
 use ebbgate_control::clock::{Clock, SystemClock};
 use ebbgate_control::config::{
     Account, ApiKey, AuditCommand, AuthorityCommand, Cli, Command, ConfigCommand, Dir, EdgeCommand, Init,
-    OnOff,
+    OnOff, RolloutCommand,
 };
 use ebbgate_control::dir::DataDir;
 use ebbgate_control::engine::Engine;
@@ -58,6 +58,7 @@ async fn command(command: &Command) -> Result<()> {
         Command::Account(command) => account(command).await,
         Command::ApiKey(command) => api_key(command).await,
         Command::Edge(command) => edge(command).await,
+        Command::Rollout(command) => rollout(command).await,
         Command::User(command) => print(&people::command::user(command).await?),
         Command::Session(command) => print(&people::command::session(command).await?),
         Command::Config(command) => configure(command).await,
@@ -172,7 +173,31 @@ async fn edge(command: &EdgeCommand) -> Result<()> {
         EdgeCommand::Drain { dir, edge, undo } => {
             operator::post(&at(dir), &format!("/edges/{edge}/drain"), &json!({ "drain": !undo })).await?
         }
+        EdgeCommand::Canary { dir, edge, undo } => {
+            operator::post(&at(dir), &format!("/edges/{edge}/canary"), &json!({ "canary": !undo })).await?
+        }
         EdgeCommand::Remove { dir, edge } => operator::delete(&at(dir), &format!("/edges/{edge}")).await?,
+    })
+}
+
+async fn rollout(command: &RolloutCommand) -> Result<()> {
+    let at = |dir: &Dir| DataDir::new(&dir.dir);
+    print(&match command {
+        RolloutCommand::Status { dir } => operator::get(&at(dir), "/rollouts").await?,
+        RolloutCommand::Pause { dir, which } => {
+            operator::post(&at(dir), "/rollouts/pause", &json!({ "endpoint": which.endpoint })).await?
+        }
+        RolloutCommand::Resume { dir, which } => {
+            operator::post(&at(dir), "/rollouts/resume", &json!({ "endpoint": which.endpoint })).await?
+        }
+        RolloutCommand::Set { dir, settings } => {
+            let body = json!({
+                "soak_secs": settings.soak_secs,
+                "least_requests": settings.least_requests,
+                "most_errors_percent": settings.most_errors_percent,
+            });
+            operator::post(&at(dir), "/rollouts/settings", &body).await?
+        }
     })
 }
 

@@ -57,6 +57,12 @@ pub struct Metrics {
     pub connections: Counter,
     /// Requests that edges reported as answered.
     pub requests: Counter,
+    /// Writes by which other controls are told of edges and sessions.
+    pub presence_writes: Counter,
+    /// Those that failed, and times that what others tell could not be followed.
+    pub presence_failures: Counter,
+    /// Unix time at which this control last saw what controls tell each other; 0: it is the only one.
+    pub presence_seen: Gauge,
     /// Orders made at the ACME authority.
     pub acme_orders: Counter,
     /// Certificates of the ACME authority put in use.
@@ -151,6 +157,9 @@ impl Metrics {
         registry.register("edge_generation", "Generation in force at an edge", live);
         registry.register("edge_sessions", "Agent sessions online at an edge", sessions);
         registry.register("edge_connected", "1 while the feed of an edge is open", connected);
+        if self.presence_seen.get() > 0 {
+            self.register_sharing(&mut registry, presence);
+        }
         more(&mut registry);
         let mut text = String::new();
         encode(&mut text, &registry).expect("writing to a string succeeds");
@@ -158,11 +167,26 @@ impl Metrics {
     }
 }
 
+impl Metrics {
+    /// What there is with other controls on the same store.
+    fn register_sharing(&self, registry: &mut Registry, presence: &Presence) {
+        let writes = "Writes by which other controls are told of edges and sessions";
+        registry.register("presence_writes", writes, self.presence_writes.clone());
+        let failures = "Failures to tell other controls or to follow what they tell";
+        registry.register("presence_failures", failures, self.presence_failures.clone());
+        let seen = "Unix time at which this control last saw what controls tell each other";
+        registry.register("presence_seen_seconds", seen, self.presence_seen.clone());
+        let elsewhere = presence.edges().iter().filter(|edge| edge.elsewhere.is_some()).count();
+        registry.register("edges_elsewhere", "Edges that other controls feed", gauge(elsewhere as u64));
+    }
+}
+
 type PerEdge = Family<EdgeLabels, Gauge>;
 
 fn edges(presence: &Presence) -> (PerEdge, PerEdge, PerEdge) {
     let families = (PerEdge::default(), PerEdge::default(), PerEdge::default());
-    for edge in presence.edges() {
+    // Each edge is counted by the control that feeds it.
+    for edge in presence.edges().into_iter().filter(|edge| edge.elsewhere.is_none()) {
         let labels = EdgeLabels { edge: edge.id.to_string() };
         families.0.get_or_create(&labels).set(signed(edge.applied));
         families.1.get_or_create(&labels).set(signed(edge.sessions as u64));

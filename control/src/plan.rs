@@ -12,6 +12,7 @@
 
 pub mod fit;
 pub mod live;
+pub mod overlay;
 pub mod planner;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -9,12 +9,14 @@ mod planned;
 mod plans;
 mod published;
 mod server;
+mod tallies;
 mod wanted;
 
 pub use feed::Feeds;
 pub use outbox::Outbox;
-pub use planned::Planned;
+pub use planned::{Planned, RolledOut};
 pub use plans::{Follower, follow};
 pub use published::Published;
 pub use server::{Answer, bind_socket, serve_http2, serve_unix};
+pub use tallies::{Tallies, Tally, Watched};
 pub use wanted::{WANTED_MAX, Wanted, mark_wanted};

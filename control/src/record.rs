@@ -12,6 +12,7 @@ pub mod fleet;
 mod limits;
 pub mod operator;
 pub mod people;
+pub mod rollout;
 pub mod vault;
 pub mod visitor;
 

@@ -46,8 +46,9 @@ use crate::renew;
 use crate::room::Room;
 use crate::secret::SystemEntropy;
 use crate::session_keys;
-use crate::store::{DirLock, Etcd, Store, StoreError};
-use crate::{admin, api, fleet, listen, people, visitors};
+use crate::sharing::{self, Sharing};
+use crate::store::{DirLock, Etcd, REVISIONS_KEPT, Store, StoreError};
+use crate::{admin, api, fleet, listen, people, rollout, visitors};
 
 /// Seconds between two attempts to make the socket for edges.
 const BIND_RETRY_SECS: u64 = 5;
@@ -156,12 +157,17 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
 
     let mut background = JoinSet::new();
     let (vault, metrics, room) = (app.vault.clone(), app.metrics.clone(), app.room.clone());
+    let tallies = app.tallies.clone();
     let published = Arc::<Published>::default();
-    let follower = Follower { vault, published: published.clone(), publish, metrics, room };
+    let follower = Follower { vault, published: published.clone(), publish, metrics, room, tallies };
     background.spawn(push::follow(app.store.clone(), follower));
     background.spawn(lead_renewal(app.clone()));
     if let Engine::Etcd(_) = engine {
-        background.spawn(lead_compaction(app.clone()));
+        let (entropy, at) = (Arc::clone(&app.entropy), app.settings.edges_at.clone());
+        let (store, presence, metrics) = (app.store.clone(), app.presence.clone(), app.metrics.clone());
+        let sharing = Sharing::new(store, presence, metrics, (Arc::clone(&app.clock), entropy), at);
+        background.spawn(lead_compaction(app.clone(), Arc::clone(&sharing)));
+        background.spawn(sharing::run(sharing, app.candidate.clone()));
     }
     background.spawn(acme::watch_names(app.clone()));
     background.spawn(acme::run(app.clone()));
@@ -172,6 +178,11 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     background.spawn(push::mark_wanted(app.store.clone(), asked));
     let (visitors, told) = mpsc::channel(visitors::TOLD_MAX);
     background.spawn(visitors::keep(app.store.clone(), app.room.clone(), told));
+    background.spawn({
+        let app = app.clone();
+        async { match rollout::judge(app).await {} }
+    });
+    let feeds = feeds.with_tallies(app.tallies.clone());
     let feeds = feeds.with_events(app.events.clone()).with_wanted(wanted).with_visitors(visitors);
     let feeds = Arc::new(feeds);
     if let Some(Remote { listener, host, .. }) = listeners.remote {
@@ -332,6 +343,7 @@ async fn open_app(
         presence: Presence::default(),
         metrics: Arc::default(),
         room: Arc::new(Room::new(usize::from(options.program_mib) << 20)),
+        tallies: Arc::default(),
         planned,
         restrictions: Arc::default(),
         people: Arc::default(),
@@ -394,14 +406,17 @@ fn api_tls(options: &Serve) -> Result<Option<TlsAcceptor>, ServeError> {
 }
 
 /// One control at a time lets etcd forget revisions that no watcher needs.
-async fn lead_compaction(app: App) {
+async fn lead_compaction(app: App, sharing: Arc<Sharing>) {
     let work = |_claim: Claim| {
-        let store = Arc::clone(&app.store);
+        let (store, sharing) = (Arc::clone(&app.store), Arc::clone(&sharing));
         async move {
             let mut often = interval(Duration::from_secs(COMPACT_SECS));
             loop {
                 often.tick().await;
-                if let Err(error) = Etcd::compact_old(&*store).await {
+                // Chunks of sessions are long: few of their revisions may be as much as many of records.
+                let is_much = sharing.is_history_long();
+                let kept = if is_much { REVISIONS_KEPT / 10 } else { REVISIONS_KEPT };
+                if let Err(error) = Etcd::compact_old(&*store, kept).await {
                     tracing::warn!(error = %ErrorChain(&error), "old revisions could not be compacted away");
                 }
             }

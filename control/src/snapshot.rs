@@ -8,6 +8,7 @@
 
 mod endpoint;
 mod index;
+mod rollouts;
 mod secrets;
 mod touch;
 mod unreadable;
@@ -25,11 +26,14 @@ use ebbgate_model::{
 
 use self::endpoint::{Policy, policy_bytes, standing_bytes};
 use self::index::Index;
-use self::secrets::Secrets;
+use self::rollouts::Rollouts;
+pub use self::rollouts::Staged;
+use self::secrets::{Secrets, Version};
 use self::unreadable::Unreadable;
 use crate::acme::{CHALLENGES, Challenge};
 use crate::error_chain::ErrorChain;
 use crate::record::people::{Invitation, Membership, UserSession};
+use crate::record::rollout::Rollout;
 use crate::record::vault::{SecretVault, VaultSecret};
 use crate::record::visitor::{AppSession, AppUser, ENDED_SESSIONS, EndedSession};
 use crate::record::{
@@ -74,6 +78,8 @@ pub struct Snapshot {
     pub endpoints: BTreeMap<EndpointId, Standing>,
     /// Policies of endpoints, each once, with how many endpoints have it.
     pub policies: BTreeMap<PolicyHash, (Arc<TrafficPolicy>, usize)>,
+    /// Changes of endpoints that not all edges have.
+    pub(crate) rollouts: Rollouts,
     /// Custom connect names.
     pub ingresses: BTreeMap<IngressId, AgentIngress>,
     /// Uploaded certificates, keys opened.
@@ -316,6 +322,7 @@ impl Snapshot {
     fn set_record(&mut self, collection: &str, id: &str, item: Option<&Item>) -> Result<(), Unreadable> {
         match collection {
             Endpoint::COLLECTION => return self.set_endpoint(id, item),
+            Rollout::COLLECTION => return self.set_rollout(id, item),
             ServiceUser::COLLECTION => {
                 put_or_remove(&mut self.service_users, &mut self.bytes, id, item)?;
             }
@@ -359,7 +366,10 @@ impl Snapshot {
             item.map(|item| endpoint::read(item, |hash| self.policies.contains_key(hash))).transpose()?;
         let Ok(id) = id.parse::<EndpointId>() else { return Ok(()) };
         let place = self.place_of(id).map(|(account, url)| (account, url.clone()));
-        self.secrets.set_named(id, told.as_ref().map(|told| told.secrets.clone()).unwrap_or_default());
+        self.secrets.set_named(
+            (id, Version::Newest),
+            told.as_ref().map(|told| told.secrets.clone()).unwrap_or_default(),
+        );
         let new = told.map(|told| Standing {
             placed: false,
             spec: Arc::new(CloudEndpointSpec {
@@ -381,6 +391,22 @@ impl Snapshot {
         }
         self.endpoints_of.moved(old.as_ref(), new.as_ref(), |standing| Some((standing.spec.account, id)));
         self.place(id, place);
+        Ok(())
+    }
+
+    fn set_rollout(&mut self, id: &str, item: Option<&Item>) -> Result<(), Unreadable> {
+        let read = |item: &Item| Ok::<_, Unreadable>((parse_record::<Rollout>(item)?, item.modified));
+        let new = item.map(read).transpose()?;
+        let Ok(id) = id.parse::<EndpointId>() else { return Ok(()) };
+        let secrets = new.as_ref().map(|(record, _)| record.secrets.clone()).unwrap_or_default();
+        self.secrets.set_named((id, Version::Before), secrets);
+        let new = new.map(|(record, modified)| Staged {
+            before: record.policy.clone().map(|policy| self.share(Policy::New(policy))),
+            record: Arc::new(record),
+            modified,
+        });
+        let old = self.rollouts.set(id, new.as_ref());
+        old.and_then(|old| old.before).into_iter().for_each(|hash| self.unshare(hash));
         Ok(())
     }
 

@@ -13,7 +13,9 @@ mod revision;
 mod sqlite;
 mod txn;
 
-pub use contract::{LEASE_SECS_MAX, LOG_BYTES_MAX, REVISIONS_KEPT, Reply, Scan, Store, Watch};
+pub use contract::{
+    LEASE_SECS_MAX, LOG_BYTES_MAX, PASSING_PREFIX, REVISIONS_KEPT, Reply, Scan, Store, Watch,
+};
 pub use error::StoreError;
 pub use etcd::{Etcd, Place, Url, UrlError};
 pub use lock::DirLock;

@@ -8,7 +8,10 @@ mod auth;
 mod bind;
 mod command;
 pub mod elsewhere;
+mod line;
 mod links;
+pub mod newer;
+pub mod older;
 pub mod peers;
 pub mod quic;
 mod refusal;
@@ -17,6 +20,7 @@ mod secrets;
 mod serve;
 mod session;
 mod session_links;
+mod staying;
 mod waiting;
 
 pub use links::{LINK_HELLO_SECS_MAX, begins_raw};

@@ -154,6 +154,12 @@ pub struct Config {
     /// Ejects a member of a pool after so many answers of 502, 503 or 504, or none, in a row; 0: after none.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub outlier_consecutive_gateway_failures: u32,
+    /// Ejects a member of a pool after so many answers in a row that came later than `--outlier-slow-ms`; 0: after none.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub outlier_consecutive_slow: u32,
+    /// Milliseconds from the whole request until the head of an answer, beyond which the answer is slow.
+    #[arg(long, value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    pub outlier_slow_ms: u64,
     /// Seconds of a first ejection; the n-th in a row lasts n times as long, up to ten times.
     #[arg(long, value_name = "SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub outlier_ejection_secs: u64,
@@ -172,7 +178,8 @@ pub struct Config {
     /// Milliseconds that requests in flight get at most when the edge is told to stop.
     #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
     pub drain_ms: u64,
-    /// Seconds that connections of HTTP get at most at a process that has handed over. Other connections end by themselves.
+    /// Seconds that connections of HTTP and sessions of SDKs get at most at a process that has handed over. Other connections end by
+    /// themselves.
     #[arg(long, value_name = "SECS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(0..=604_800))]
     pub drain_deadline_secs: u64,
     /// Lets policies ask private and loopback addresses for key sets, and identity providers there.
@@ -438,6 +445,8 @@ impl Config {
         OutlierLimits {
             consecutive_5xx: self.outlier_consecutive_5xx,
             consecutive_gateway_failures: self.outlier_consecutive_gateway_failures,
+            consecutive_slow: self.outlier_consecutive_slow,
+            slow: Duration::from_millis(self.outlier_slow_ms),
             ejection: Duration::from_secs(self.outlier_ejection_secs),
             ejected_percent_max: self.outlier_max_ejected_percent,
             slow_start: Duration::from_secs(self.slow_start_secs),
@@ -525,6 +534,7 @@ mod tests {
             ["--admin", "x"],
             ["--outlier-ejection-secs", "0"],
             ["--outlier-max-ejected-percent", "101"],
+            ["--outlier-slow-ms", "0"],
             ["--waf-workers", "0"],
             ["--waf-timeout-ms", "9"],
             ["--proxy-protocol-from", "0.0.0.0/0"],

@@ -14,6 +14,8 @@ use crate::state::edge::{Edge, Stage};
 
 /// Milliseconds agents get to close once they are asked to.
 const ENDING_MS_MAX: u64 = 500;
+/// Milliseconds other edges get to connect to the process that has taken over, before agents do.
+const PEERS_MS_MAX: u64 = 3_000;
 /// Milliseconds between looks at streams that may last for days.
 const REST_LOOK_MS: u64 = 200;
 /// Milliseconds between looks.
@@ -31,16 +33,21 @@ pub async fn drain(edge: &Arc<Edge>, wait: Duration) {
     edge.enter(Stage::Stopped);
 }
 
-/// Ends what has begun, after another process has taken over: connections of HTTP get `wait` at most, others have no limit.
-/// Agents are told first, so that visitors find them at the other process.
+/// Ends what has begun, after another process has taken over: connections of HTTP and sessions that cannot be had twice get `wait`
+/// at most, others have no limit. Agents are told first, so that visitors find them at the other process.
 pub async fn hand_over(edge: &Arc<Edge>, agents: &Arc<Agents>, wait: Duration) {
+    // Visitors of other edges find the agents where they go.
+    wait_until(Duration::from_millis(PEERS_MS_MAX), || edge.peers.staying().get() == 0).await;
     agents.leave();
     let (open, http) = (&edge.metrics.connections_open, &edge.metrics.http_connections_open);
     tracing::info!(connections = open.get(), "another process serves; what has begun here goes on");
-    wait_until(wait, || open.get() == 0).await;
+    let streams = || edge.peer_streams.used();
+    let rests = || open.get() == 0 && agents.staying.count() == 0 && streams() == 0;
+    wait_until(wait, rests).await;
     edge.enter(Stage::Draining);
+    agents.staying.end();
     tracing::info!(connections = open.get(), http_connections = http.get(), "connections of HTTP end");
-    while open.get() > 0 {
+    while !rests() {
         sleep(Duration::from_millis(REST_LOOK_MS)).await;
     }
     edge.enter(Stage::Ending);

@@ -154,8 +154,9 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
     let mut stop = std::pin::pin!(stop_signal()?);
     let Start { arguments, prepared } = begun;
     let (mut handed, follows) = match prepared {
-        Some(Prepared { handed, generation, quic_generation, hand }) => {
-            (handed, Some(Follows { generation, quic_generation, hand }))
+        Some(Prepared { handed, generation, quic_generation, incarnation, hand }) => {
+            let incarnation = incarnation.and_then(|said| said.parse().ok());
+            (handed, Some(Follows { generation, quic_generation, incarnation, hand }))
         }
         None => (Handed::default(), None),
     };
@@ -191,7 +192,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
         config,
         &edge,
         saved.identity()?,
-        fresh_ksuid()?,
+        follows.as_ref().and_then(|follows| follows.incarnation).map_or_else(fresh_ksuid, Ok)?,
         addresses.connect,
         &passed,
         &mut handed,
@@ -210,13 +211,13 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
     let threads = start_shards(config, &agents, mailboxes)?;
     let disk = saved.disk();
     if let Some(follows) = follows {
-        let taken = succeed::take_over(follows, handed, &edge, &installer, &saved);
+        let taken = succeed::take_over(follows, handed, &agents, &installer, &saved);
         tokio::select! {
             taken = taken => taken?,
             () = &mut stop => return Ok(()),
         }
     }
-    let host = door.as_ref().map(|door| edge_host(door, &edge, &installer, &saved, &admin)).transpose()?;
+    let host = door.as_ref().map(|door| edge_host(door, &agents, &installer, &saved, &admin)).transpose()?;
     serve_admin(admin, &edge, &disk, admin_token.as_ref())?;
     tokio::spawn(bound::keep(Arc::clone(&edge), Arc::clone(&disk), saved.bound_file()));
     tokio::spawn(write_again(Arc::clone(&disk), Arc::clone(&installer)));
@@ -253,13 +254,14 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
 /// What a process that takes over from this one is given.
 fn edge_host(
     door: &UnixListener,
-    edge: &Arc<Edge>,
+    agents: &Arc<Agents>,
     installer: &Arc<Mutex<Installer>>,
     saved: &Saved,
     admin: &[Listener],
 ) -> Result<EdgeHost> {
     Ok(EdgeHost {
-        edge: Arc::clone(edge),
+        edge: Arc::clone(agents.edge()),
+        agents: Arc::clone(agents),
         installer: Arc::clone(installer),
         disk: saved.disk(),
         lock: saved.lock_copy()?,

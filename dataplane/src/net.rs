@@ -2,6 +2,7 @@
 //!
 //! Knows no endpoint, no account and no agent.
 
+pub mod channel;
 pub mod detect;
 pub mod gauge;
 pub mod handshakes;

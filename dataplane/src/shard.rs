@@ -71,6 +71,9 @@ impl Listening {
                     }
                 }
                 Message::Peer(way) => drop(spawn_local(peers::keep(self.shard.clone(), way))),
+                Message::Newer(stream) => {
+                    spawn_local(peers::serve_newer(self.shard.clone(), Arc::clone(&self.agents), stream));
+                }
                 Message::EndLinks(session) => self.shard.dialer().end_links(session),
             }
         }

@@ -24,6 +24,7 @@ pub mod listening;
 pub mod mailbox;
 pub mod metrics;
 pub mod objects;
+pub mod older;
 pub mod peers;
 pub mod pool;
 pub mod ports;

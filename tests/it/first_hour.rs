@@ -50,14 +50,19 @@ fn around_it() -> Result<()> {
         skip(TEST, &format!("{error:#}"));
         return Ok(());
     }
+    again(TEST, INSIDE)
+}
+
+/// Runs a test again on an empty machine, with the three programs on its search path and a variable that names a folder.
+pub(crate) fn again(test: &str, inside: &str) -> Result<()> {
     let _turn = Turn::shared();
     let dir = tempfile::Builder::new().prefix("ebb-hour-").tempdir()?;
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
     let path = format!("{}:{}", programs().display(), variable("PATH").context("no PATH")?);
     let machine = ["--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"];
     let mut command = Command::new("unshare");
-    command.args(machine).arg(std::env::current_exe()?).args([TEST, "--exact", "--nocapture"]);
-    let ran = run(command.env(INSIDE, dir.path()).env("PATH", path))?;
+    command.args(machine).arg(std::env::current_exe()?).args([test, "--exact", "--nocapture"]);
+    let ran = run(command.env(inside, dir.path()).env("PATH", path))?;
     ensure!(ran.ok && ran.text.contains("1 passed"), "{}", ran.text);
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! Edges of other machines: they join with a string, are fed over mutual TLS, and are removed.
 
-mod across;
+pub(crate) mod across;
+mod controls;
+mod three;
 
 use std::process::Command;
 
@@ -17,7 +19,7 @@ use crate::service;
 use crate::visitor::Visitor;
 
 /// A control that serves edges of other machines, without one of its own.
-fn lab() -> Result<TestLab> {
+pub(crate) fn lab() -> Result<TestLab> {
     let mut lab = TestLab::stopped()?;
     let at = local(lab.ports().spare(0)).to_string();
     lab.control_args(["--edges", &at]);
@@ -29,7 +31,12 @@ const PAGE: &str = include_str!("../../docs/fleet.md");
 
 /// The page shows a command that begins so, and after it an answer with the fields of this one.
 fn is_on_the_page(command: &str, answer: &Value) {
-    let mut lines = PAGE.lines().skip_while(|line| !line.starts_with(command));
+    is_on(PAGE, command, answer);
+}
+
+/// The same of any page.
+pub(crate) fn is_on(page: &str, command: &str, answer: &Value) {
+    let mut lines = page.lines().skip_while(|line| !line.starts_with(command));
     let shown = lines.nth(1).unwrap_or_else(|| panic!("the page has no `{command}`"));
     let shown: Value = serde_json::from_str(shown).unwrap_or_else(|error| panic!("{command}: {error}"));
     let fields = |value: &Value| -> Vec<String> {
@@ -41,7 +48,7 @@ fn is_on_the_page(command: &str, answer: &Value) {
         fields
     };
     assert_eq!(sorted(&shown), sorted(answer), "{command}");
-    for list in ["edges", "peers"] {
+    for list in ["edges", "peers", "rollouts"] {
         assert_eq!(sorted(&shown[list][0]), sorted(&answer[list][0]), "{command}");
     }
 }

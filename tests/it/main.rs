@@ -35,6 +35,7 @@ mod proofs;
 mod recorded_calls;
 mod replicas;
 mod restart;
+mod rollout;
 mod schemathesis;
 mod sdk;
 mod secrets;

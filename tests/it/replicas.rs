@@ -1,15 +1,17 @@
 //! Records on etcd: two controls, edges that go to the other one, backups that go from one engine to the other.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use ebbgate_lab::api::{list, text};
-use ebbgate_lab::etcd::{Etcd, Host};
+use ebbgate_lab::etcd::Etcd;
 use ebbgate_lab::guide;
 use ebbgate_lab::lab::{Lab, Programs};
+use ebbgate_lab::machine::Machine;
 use ebbgate_lab::mesh::certificates;
 use ebbgate_lab::replica::Replica;
 use ebbgate_lab::test_lab::programs;
@@ -150,7 +152,7 @@ fn an_etcd_that_wants_certificates_gets_them_and_nobody_else_gets_in() -> Result
     let _turn = Turn::shared();
     let dir = temporary()?;
     let tls = certificates(dir.path(), "DNS:etcd.example")?;
-    let here = Host { address: "127.0.0.1".into(), netns: None };
+    let here = Machine::here(Ipv4Addr::LOCALHOST);
     let etcd = Etcd::on(&dir.path().join("etcd"), &[here], Some(tls), &[])?;
     let file = |name: &str| dir.path().join(name).display().to_string();
     let (url, ca, cert, key) = (etcd.url(), file("ca.pem"), file("client.pem"), file("client.key"));
@@ -170,7 +172,7 @@ fn an_etcd_that_wants_certificates_gets_them_and_nobody_else_gets_in() -> Result
 fn an_etcd_at_its_quota_refuses_changes_until_it_has_room_and_answers_reads() -> Result<()> {
     let _turn = Turn::shared();
     let dir = temporary()?;
-    let here = Host { address: "127.0.0.1".into(), netns: None };
+    let here = Machine::here(Ipv4Addr::LOCALHOST);
     let quota = ["--quota-backend-bytes", "2097152"];
     let mut etcd = Etcd::on(&dir.path().join("etcd"), &[here], None, &quota)?;
     let programs = Programs::in_dir(&programs());

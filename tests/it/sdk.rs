@@ -34,7 +34,7 @@ fn conformance() -> PathBuf {
 }
 
 /// Program, first arguments and working directory of a family's agent; an error says what is missing.
-fn program(family: Family) -> Result<(PathBuf, Vec<PathBuf>)> {
+pub(crate) fn program(family: Family) -> Result<(PathBuf, Vec<PathBuf>)> {
     let tools = || tools().context("no target/tools: run `cargo xtask test` once");
     let found = |path: PathBuf| {
         ensure!(path.exists(), "{} is missing: `cargo xtask test` installs it", path.display());
@@ -60,7 +60,7 @@ fn program(family: Family) -> Result<(PathBuf, Vec<PathBuf>)> {
 }
 
 /// Starts a family's agent with the guide's three endpoints.
-fn agent(lab: &TestLab, family: Family, token: &str, http: u16, tcp: u16) -> Result<Daemon> {
+pub(crate) fn agent(lab: &TestLab, family: Family, token: &str, http: u16, tcp: u16) -> Result<Daemon> {
     let (program, first) = program(family)?;
     let host = |url: &str| url.split_once("://").map(|(_, host)| host.to_owned()).unwrap_or_default();
     let want = json!({
@@ -81,7 +81,7 @@ fn agent(lab: &TestLab, family: Family, token: &str, http: u16, tcp: u16) -> Res
 }
 
 /// The line of JSON that an agent prints when it has bound everything.
-fn line(agent: &mut Daemon) -> Result<Value> {
+pub(crate) fn line(agent: &mut Daemon) -> Result<Value> {
     soon("the SDK's line", || {
         agent.check_alive()?;
         let log = agent.log()?;
@@ -90,7 +90,7 @@ fn line(agent: &mut Daemon) -> Result<Value> {
 }
 
 /// A lab with the guide's cloud endpoints; returns the TCP address too.
-fn clinic() -> Result<(TestLab, String, u16)> {
+pub(crate) fn clinic() -> Result<(TestLab, String, u16)> {
     let lab = TestLab::running()?;
     let api = lab.api()?;
     let (_, token) = guide::authtoken(&api, 1)?;

@@ -13,13 +13,20 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ebbgate_lab::guide;
+use ebbgate_lab::api::{list, text};
+use ebbgate_lab::guide::{self, API_HOST, OPERATIONS_INTERNAL, PATIENTS_HOST, REST_INTERNAL};
 use ebbgate_lab::http;
 use ebbgate_lab::lab::local;
 use ebbgate_lab::process::{Daemon, Signal};
+use ebbgate_lab::program::skip;
 use ebbgate_lab::test_lab::TestLab;
 use ebbgate_lab::wait::{self, soon};
 
+use rustls::HandshakeKind;
+use rustls::version::{TLS12, TLS13};
+use serde_json::json;
+
+use crate::sdk::{self, Family};
 use crate::service;
 use crate::visitor::{Tls, Visitor};
 
@@ -302,6 +309,117 @@ fn upgraded_again_and_again_under_load_the_edge_drops_nothing() -> Result<()> {
     let pid = u32::try_from(last.pid())?;
     last.signal(Signal::TERM);
     soon("the last one to stop as ever", || Ok(is_gone(pid).then_some(())))?;
+    Ok(())
+}
+
+/// Visitors of an SDK's agent: long streams, requests, and new connections.
+fn load_of_sdk(visitor: &Visitor, tcp: SocketAddr) -> Result<Load> {
+    let mut load = Load::default();
+    for n in 0..TCP_STREAMS {
+        let mut stream = visitor.tcp(tcp)?;
+        load.add(format!("stream {n} to the SDK"), move || say(&mut stream, b"still the same stream"));
+    }
+    let mut tls = visitor.tls(PATIENTS_HOST)?;
+    load.add("a TLS stream to the SDK".into(), move || say(&mut tls, b"still the same stream"));
+    for n in 0..TCP_STREAMS {
+        let mut client = HttpClient { visitor: visitor.clone(), host: API_HOST.into(), stream: None };
+        load.add(format!("a request of client {n} to the SDK"), move || client.ask());
+    }
+    let others = visitor.clone();
+    load.add("a new connection to the SDK".into(), move || say(&mut others.tcp(tcp)?, b"new"));
+    let others = visitor.clone();
+    load.add("a new TLS connection to the SDK".into(), move || say(&mut others.tls(PATIENTS_HOST)?, b"new"));
+    Ok(load)
+}
+
+#[test]
+fn a_session_of_an_sdk_stays_with_its_process_over_two_upgrades_and_ends_with_its_credential() -> Result<()> {
+    let family = Family::Python;
+    if let Err(reason) = sdk::program(family) {
+        skip("an SDK's session over upgrades", &format!("{reason:#}"));
+        return Ok(());
+    }
+    let (mut lab, token, tcp) = sdk::clinic()?;
+    let api = lab.api()?;
+    let mut agent = sdk::agent(&lab, family, &token, web()?.port(), service::tcp_echo()?.port())?;
+    sdk::line(&mut agent)?;
+    let sessions = || list(&api, "/tunnel_sessions", "tunnel_sessions");
+    let (visitor, tcp) = (Visitor::of(&lab)?, local(tcp));
+    visitor.wait_https(API_HOST)?;
+    soon("the TCP address", || {
+        Ok(visitor.tcp(tcp).ok().filter(|stream| say(&mut &*stream, b"x").is_ok()).map(drop))
+    })?;
+    let before = sessions()?;
+    ensure!(before.len() == 1, "{before:?}");
+    let mut load = load_of_sdk(&visitor, tcp)?;
+    let upgraded = (|| {
+        load.goes_on()?;
+        for n in 0..2 {
+            let copy = lab.file(&format!("edge-{n}"));
+            fs::copy(lab.programs().edge(), &copy)?;
+            let pid = lab.upgrade_edge(&copy)?;
+            soon("the new process to say so", || Ok((served_by(&lab)? == pid).then_some(())))?;
+            load.goes_on()?;
+            let now = sessions()?;
+            ensure!(now.len() == 1 && now[0]["id"] == before[0]["id"], "{now:?}");
+            lab.wait_online(&[REST_INTERNAL, OPERATIONS_INTERNAL], 1)?;
+        }
+        Ok(())
+    })();
+    let faults = load.end();
+    if upgraded.is_err() || !faults.is_empty() {
+        lab.show_logs();
+    }
+    upgraded?;
+    assert!(faults.is_empty(), "{} faults: {faults:#?}", faults.len());
+    let (second, _) = lab.successors().split_first().context("upgraded")?;
+    soon("the process between to end: it has no streams", || Ok((!second.runs()).then_some(())))?;
+    // The first process hears that the credential is gone.
+    let mut stream = visitor.tcp(tcp)?;
+    say(&mut stream, b"x")?;
+    let credential = list(&api, "/credentials", "credentials")?;
+    let credential = text(credential.first().context("a credential")?, "id")?;
+    let (status, answer) = api.call("DELETE", &format!("/credentials/{credential}"), None)?;
+    ensure!(status == 204, "{status} {answer}");
+    soon("the session to end", || Ok(sessions()?.is_empty().then_some(())))?;
+    ensure!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)), "the stream has ended");
+    soon("the first process to end", || lab.edge()?.exited())?;
+    Ok(())
+}
+
+/// How a client's next connection begins.
+fn handshake(visitor: &Visitor) -> Result<Option<HandshakeKind>> {
+    let mut stream = visitor.tls(API_HOST)?;
+    let kind = stream.conn.handshake_kind();
+    write!(stream, "GET / HTTP/1.1\r\nhost: {API_HOST}\r\nconnection: close\r\n\r\n")?;
+    stream.flush()?;
+    // Tickets of TLS 1.3 come with the answer.
+    let answer = http::answer(&mut stream)?;
+    ensure!(answer.status == 200, "{}", answer.status);
+    Ok(kind)
+}
+
+#[test]
+fn a_client_of_https_resumes_at_the_processes_after_two_upgrades() -> Result<()> {
+    let mut lab = TestLab::running()?;
+    let api = lab.api()?;
+    guide::domain(&api)?;
+    let answer = json!({ "on_http_request": [{ "actions": [
+        { "type": "custom-response", "config": { "status_code": 200, "body": "ok" } },
+    ] }] });
+    guide::cloud(&api, &format!("https://{API_HOST}"), &answer)?;
+    let visitors = [Visitor::only(&lab, &TLS12)?, Visitor::only(&lab, &TLS13)?];
+    visitors[0].wait_https(API_HOST)?;
+    visitors[1].wait_https(API_HOST)?;
+    for n in 0..2 {
+        let copy = lab.file(&format!("edge-{n}"));
+        fs::copy(lab.programs().edge(), &copy)?;
+        let pid = lab.upgrade_edge(&copy)?;
+        soon("the new process to say so", || Ok((served_by(&lab)? == pid).then_some(())))?;
+        for visitor in &visitors {
+            assert_eq!(handshake(visitor)?, Some(HandshakeKind::Resumed), "after upgrade {n}");
+        }
+    }
     Ok(())
 }
 

@@ -116,6 +116,22 @@ async fn an_edge_that_says_nothing_is_given_up_in_time() {
 }
 
 #[tokio::test]
+async fn an_edge_that_another_named_shows_a_name_of_the_configuration() {
+    let told = async |name: &str| {
+        let (ca, port) = edge_with(name, &[ALPN_LINK]).await;
+        let any = EdgeDialer::new(&agent("localhost:1", &ca)).unwrap();
+        let dialer = any.to(ConnectAddress::parse(&format!("127.0.0.1:{port}")).unwrap()).unwrap();
+        let session = dialer.dial().await.map(|dialled| dialled.io).map_err(|error| error.to_string());
+        (session.map(drop), dialer.link().await.map(drop).map_err(|error| error.to_string()))
+    };
+    assert_eq!(told("localhost").await, (Ok(()), Ok(())), "the address need not be in the certificate");
+    let (session, link) = told("127.0.0.1").await;
+    for refused in [session, link] {
+        assert!(refused.unwrap_err().contains("not valid for name \"localhost\""), "a name of its own");
+    }
+}
+
+#[tokio::test]
 async fn a_proxy_is_asked_for_the_edge_and_tls_goes_through_it() {
     let (ca, port) = edge("localhost").await;
     let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();

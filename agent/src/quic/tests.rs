@@ -67,7 +67,8 @@ impl Edge {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let address = ConnectAddress { host: to.ip().to_string(), port: to.port() };
-        QuicDialer::new(address, tls, None).unwrap()
+        let name = address.host.clone();
+        QuicDialer::new(address, &name, tls, None).unwrap()
     }
 }
 

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::App;
 use crate::fleet::FleetError;
 use crate::record::{self, Account, Stored};
+use crate::rollout::RolloutError;
 use crate::secret;
 use crate::store::{Outcome, Txn};
 
@@ -74,6 +75,8 @@ pub(super) enum AdminError {
     Record(#[from] record::RecordError),
     #[error(transparent)]
     Fleet(#[from] FleetError),
+    #[error(transparent)]
+    Rollout(#[from] RolloutError),
     #[error("there is no edge {0}: `ebbgate-control edge list` shows them")]
     NoEdge(String),
     #[error("this control serves edges of its own machine alone: start it with --edges ADDR")]
@@ -108,22 +111,31 @@ impl IntoResponse for AdminError {
     fn into_response(self) -> Response {
         let status = match self {
             Self::Token => StatusCode::UNAUTHORIZED,
-            Self::Body(_) | Self::Name | Self::Value(_) | Self::WhichAccount | Self::Limit(_) => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Body(_)
+            | Self::Name
+            | Self::Value(_)
+            | Self::WhichAccount
+            | Self::Limit(_)
+            | Self::Fleet(FleetError::Name)
+            | Self::Rollout(RolloutError::Setting(_)) => StatusCode::BAD_REQUEST,
             Self::NoAccount(_)
             | Self::NoApiKey(_)
             | Self::NotRestricted(_)
             | Self::NoUser(_)
             | Self::NoEdge(_)
             | Self::Fleet(FleetError::NoEdge(_))
+            | Self::Rollout(RolloutError::NoRollout(_))
             | Self::NoSession(_) => StatusCode::NOT_FOUND,
-            Self::Fleet(FleetError::Name) => StatusCode::BAD_REQUEST,
-            Self::Fleet(FleetError::Conflict | FleetError::TooMany) | Self::NoEdgeListener => {
-                StatusCode::CONFLICT
+            Self::Fleet(FleetError::Conflict | FleetError::TooMany)
+            | Self::NoEdgeListener
+            | Self::Rollout(RolloutError::Returned(_) | RolloutError::Conflict)
+            | Self::Conflict
+            | Self::Active(_)
+            | Self::NotFirst
+            | Self::LastOwner(_) => StatusCode::CONFLICT,
+            Self::Record(_) | Self::Fleet(_) | Self::Rollout(RolloutError::Record(_)) => {
+                StatusCode::INTERNAL_SERVER_ERROR
             }
-            Self::Record(_) | Self::Fleet(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Conflict | Self::Active(_) | Self::NotFirst | Self::LastOwner(_) => StatusCode::CONFLICT,
         };
         (status, Json(json!({ "error": self.to_string() }))).into_response()
     }

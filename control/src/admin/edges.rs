@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 use super::call::{Admin, AdminError};
 use crate::api::timestamp;
 use crate::fleet;
-use crate::presence::LiveEdge;
+use crate::presence::{Head, LiveEdge};
 use crate::record::fleet::FleetEdge;
+use crate::record::rollout::RolloutState;
 
 /// Routes below the admin port's root.
 pub(super) fn routes() -> Router<Admin> {
@@ -26,23 +27,31 @@ pub(super) fn routes() -> Router<Admin> {
         .route("/edges/joins", post(new_join))
         .route("/edges/{id}", delete(remove))
         .route("/edges/{id}/drain", post(drain))
+        .route("/edges/{id}/canary", post(canary))
 }
 
 /// What is connected, with the generation in force there, and what has joined and is not.
 async fn list(State(admin): State<Admin>) -> Result<Response, AdminError> {
-    let newest = admin.app.planned.borrow().generation;
+    let planned = admin.app.planned.borrow().clone();
+    let newest = planned.generation;
+    let (mut of_canaries, mut of_others) = (0, 0);
+    for rollout in planned.rollouts.values() {
+        of_canaries += usize::from(rollout.staged.record.state == RolloutState::Returned);
+        of_others += 1;
+    }
+    let held = |canary: bool| if canary { of_canaries } else { of_others };
     let mut joined: BTreeMap<EdgeId, FleetEdge> =
         fleet::edges(&admin.app).await?.into_iter().map(|edge| (edge.id, edge)).collect();
     let mut edges: Vec<Value> = Vec::new();
     for live in admin.app.presence.edges() {
         let joined = joined.remove(&live.id);
-        edges.push(shown(live.id, joined.as_ref(), Some(&live)));
+        edges.push(shown(live.id, joined.as_ref(), Some(&live), held(live.canary)));
     }
-    edges.extend(joined.values().map(|edge| shown(edge.id, Some(edge), None)));
+    edges.extend(joined.values().map(|edge| shown(edge.id, Some(edge), None, 0)));
     Ok(Json(json!({ "generation": newest, "edges": edges })).into_response())
 }
 
-fn shown(id: EdgeId, joined: Option<&FleetEdge>, live: Option<&LiveEdge>) -> Value {
+fn shown(id: EdgeId, joined: Option<&FleetEdge>, live: Option<&LiveEdge>, held: usize) -> Value {
     let refused = live.and_then(|edge| edge.refused.as_ref());
     let said =
         |text: fn(&EdgeReach) -> &String| live.map(|edge| text(&edge.reach)).filter(|text| !text.is_empty());
@@ -51,16 +60,24 @@ fn shown(id: EdgeId, joined: Option<&FleetEdge>, live: Option<&LiveEdge>) -> Val
         "name": joined.map(|edge| &edge.name),
         "joined_at": joined.map(|edge| timestamp(edge.joined_at)),
         "connected": live.is_some_and(|edge| edge.connected),
+        "control": live.and_then(|edge| edge.elsewhere.as_ref()).map(|head| control_of(head)),
         "version": live.map(|edge| &edge.version),
         "sessions": live.map_or(0, |edge| edge.sessions),
         "generation": live.map(|edge| edge.applied),
         "incarnation": said(|reach| &reach.incarnation),
         "peers_at": said(|reach| &reach.peers),
         "agents_at": said(|reach| &reach.agents),
+        "canary": joined.is_some_and(|edge| edge.canary),
+        "held": held,
         "draining": live.is_some_and(|edge| edge.draining),
         "clock_ahead_secs": live.and_then(|edge| edge.clock_ahead_secs),
         "refused": refused.map(|(generation, reason)| json!({ "generation": generation, "reason": reason })),
     })
+}
+
+/// Where edges reach the control that feeds an edge, or its name.
+fn control_of(head: &Head) -> &String {
+    head.control_at.as_ref().unwrap_or(&head.control)
 }
 
 #[derive(Deserialize)]
@@ -101,6 +118,26 @@ async fn drain(
     let edge = id.parse().map_err(|_| AdminError::NoEdge(id))?;
     let edge = fleet::drain(&admin.app, edge, drain).await?;
     Ok(Json(json!({ "id": edge.id, "name": edge.name, "draining": edge.drained })).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Canary {
+    canary: bool,
+}
+
+/// Gives an edge changes before others, or with them again.
+async fn canary(
+    State(admin): State<Admin>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, AdminError> {
+    admin.check(&headers)?;
+    let Canary { canary } = serde_json::from_slice(&body)?;
+    let edge = id.parse().map_err(|_| AdminError::NoEdge(id))?;
+    let edge = fleet::set_canary(&admin.app, edge, canary).await?;
+    Ok(Json(json!({ "id": edge.id, "name": edge.name, "canary": edge.canary })).into_response())
 }
 
 async fn remove(
@@ -161,6 +198,23 @@ mod tests {
         assert_eq!(reach, (&json!("first"), &json!("own.test:4485"), &Value::Null, &json!(true)));
         assert_eq!((&paris["id"], &paris["connected"]), (&json!(edge), &json!(false)));
         let (_paris, _commands) = lab.app.presence.join(edge, "1".into(), 3);
+
+        let path = format!("/edges/{edge}/canary");
+        for (token, at, body, expect) in [
+            ("stranger", path.as_str(), r#"{"canary":true}"#, StatusCode::UNAUTHORIZED),
+            ("operator", "/edges/nobody/canary", r#"{"canary":true}"#, StatusCode::NOT_FOUND),
+            ("operator", &path, r#"{"canary":"x"}"#, StatusCode::BAD_REQUEST),
+            ("operator", &path, r#"{"canary":true}"#, StatusCode::OK),
+        ] {
+            let (status, answer) = call(&lab, "POST", at, token, body).await;
+            assert_eq!(status, expect, "{answer}");
+        }
+        assert_eq!(lab.app.presence.canaries(), [edge]);
+        let (_, listed) = call(&lab, "GET", "/edges", "", "").await;
+        let edges = listed["edges"].as_array().unwrap();
+        assert!(edges.iter().any(|shown| shown["id"] == json!(edge) && shown["canary"] == true));
+        let (status, _) = call(&lab, "POST", &path, "operator", r#"{"canary":false}"#).await;
+        assert_eq!((status, lab.app.presence.canaries()), (StatusCode::OK, vec![]));
 
         let path = format!("/edges/{edge}");
         let (status, _) = call(&lab, "DELETE", &path, "stranger", "").await;

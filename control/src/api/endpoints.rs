@@ -28,7 +28,9 @@ use super::listing::Listing;
 use super::page::Page;
 use super::query::Query;
 use super::resource::{Draft, Resource};
+use crate::record::rollout::{Rollout, RolloutState};
 use crate::record::{self, Endpoint, RecordError, Stored, index};
+use crate::rollout;
 use crate::store::{Range, Txn};
 
 const TEXTS: TextCodes = TextCodes { description: 18012, metadata: 18013 };
@@ -142,6 +144,7 @@ impl Resource for Endpoints {
             set_policy(call, &mut draft, text).await?;
         }
         warn(call, &mut draft).await?;
+        draft.txn = rollout::stage(&call.app, before, &draft.record, draft.txn).await?;
         if draft.record.url != before.url {
             let id = before.id;
             let key = format!("{}{id}", index::url(call.account, &draft.record.url));
@@ -157,8 +160,22 @@ impl Resource for Endpoints {
     }
 
     async fn delete(call: &Call, stored: &Stored<Endpoint>) -> Result<Txn, ApiError> {
-        let url = index::url(call.account, &stored.record.url);
-        Ok(Txn::new().delete(format!("{url}{}", stored.record.id)))
+        let (url, id) = (index::url(call.account, &stored.record.url), stored.record.id);
+        let mut txn =
+            Txn::new().delete(format!("{url}{id}")).delete(record::key::<Rollout>(call.account, id));
+        // Edges that have a policy before would lead visitors to what is gone.
+        let host = stored.record.url.host().to_string();
+        for waiting in rollout::naming(&call.app, call.account, &host).await? {
+            let is_other = waiting.record.id != id && waiting.record.state != RolloutState::Returned;
+            if is_other {
+                txn = record::remove(txn, &waiting);
+            }
+        }
+        Ok(txn)
+    }
+
+    async fn delete_damaged(call: &Call, id: EndpointId) -> Result<Txn, ApiError> {
+        Ok(Txn::new().delete(record::key::<Rollout>(call.account, id)))
     }
 
     /// The text as the client wrote it stays here.

@@ -7,6 +7,7 @@ use super::call::Call;
 use super::failure::ApiError;
 use crate::presence::LiveEndpoint;
 use crate::record::{self, Endpoint};
+use crate::rollout;
 use crate::store::Txn;
 
 /// Refuses if an endpoint of the account names `id` in its policy; else the compare that keeps it so.
@@ -23,6 +24,13 @@ pub(super) async fn unused(call: &Call, id: &str, noun: &str) -> Result<Txn, Api
     if let Some((endpoint, url)) = user {
         let message = format!(
             "the {noun} {id} is in use by the traffic policy of {endpoint} on {url}; change that first"
+        );
+        return Err(ApiError::in_use(message));
+    }
+    if let Some(waiting) = rollout::naming(&call.app, call.account, id).await?.first() {
+        let endpoint = waiting.record.id;
+        let message = format!(
+            "the {noun} {id} is in use by the traffic policy that {endpoint} had before, which edges have until the newest has gone to all of them; try again then, or write that policy anew"
         );
         return Err(ApiError::in_use(message));
     }

@@ -9,6 +9,7 @@ use crate::record::fleet::{EDGES_PREFIX, JOINS_PREFIX};
 use crate::record::people::{CODES_PREFIX, EMAILS_PREFIX, MEMBERSHIPS_PREFIX, USERS_PREFIX};
 use crate::record::visitor::{AppSession, AppUser};
 use crate::record::{ACCOUNTS_PREFIX, Record, SYSTEM_PREFIX, index};
+use crate::store::PASSING_PREFIX;
 
 use super::record::AUDIT_PREFIX;
 
@@ -32,6 +33,10 @@ const EXEMPT: &[(&str, &str)] = &[
     (CODES_PREFIX, "one-time codes of `ebbgate login`; the API key that one is given for has an entry"),
     (ACME_PREFIX, "how far an order has come; the certificate that comes of it has an entry"),
     (leader::PREFIX, "which process does a job"),
+    (
+        PASSING_PREFIX,
+        "what controls tell each other of edges and sessions; sessions have events of their own",
+    ),
     (AUDIT_PREFIX, "the log itself"),
 ];
 

@@ -13,6 +13,7 @@ use crate::record::people::{
     CODES_PREFIX, EMAILS_PREFIX, LoginCode, MEMBERSHIPS_PREFIX, Membership, PREFIX as PEOPLE_PREFIX,
     USERS_PREFIX, User, UserOf, email_key, membership_key,
 };
+use crate::record::rollout::{ROLLOUT_KEY, RolloutSettings};
 use crate::record::{
     self, Account, AgentIngress, CONNECT_CERTIFICATE_KEY, DEFAULT_DOMAIN_CERTIFICATE_KEY, INSTALLATION_KEY,
     ReservedDomain, SYSTEM_PREFIX, parse,
@@ -149,6 +150,7 @@ impl Records<'_> {
                 read::<AcmeSettings>(item)?.check_secrets(self.vault).map_err(|error| error.to_string())
             }
             acme::ACCOUNT_KEY => acme::check_account(item, self.vault),
+            ROLLOUT_KEY => read::<RolloutSettings>(item)?.check(),
             OIDC_KEY => {
                 let opened = read::<Oidc>(item)?.secret(self.vault);
                 opened.map(drop).map_err(|error| format!("the client secret: {error}"))

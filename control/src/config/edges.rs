@@ -58,6 +58,17 @@ pub enum EdgeCommand {
         #[arg(long)]
         undo: bool,
     },
+    /// Give an edge changes of endpoints' policies before other edges
+    Canary {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// Its id, `edge_...`
+        edge: EdgeId,
+        /// Give it changes with the others again
+        #[arg(long)]
+        undo: bool,
+    },
     /// Make an edge's certificate useless; its feed ends within seconds
     Remove {
         /// The data directory

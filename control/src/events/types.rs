@@ -31,6 +31,7 @@ const OURS: &[&str] = &[
     "issued_certificate",
     "kubernetes_operator",
     "oidc",
+    "rollout",
     "session_keys",
     "service_user",
     "user",

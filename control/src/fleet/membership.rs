@@ -1,5 +1,7 @@
 //! Membership: tokens to join with, edges that have joined, and their certificates.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ebbgate_model::feed::{Enrolled, JoinRequest, RenewRequest};
@@ -100,7 +102,8 @@ pub async fn join(
     }
     let edge = EdgeId::new(app.ksuid());
     let enrolled = certify(app, authorities_pem, edge, csr)?;
-    let record = FleetEdge { id: edge, name: stored.record.name, joined_at: app.now(), drained: false };
+    let record =
+        FleetEdge { id: edge, name: stored.record.name, joined_at: app.now(), drained: false, canary: false };
     let txn = Txn::new().if_unchanged(&key, stored.modified).delete(&key);
     match commit(app, txn.put(FleetEdge::key(edge), record::encode(&record))).await {
         Err(FleetError::Conflict) => Err(FleetError::Token),
@@ -131,6 +134,13 @@ pub async fn edges(app: &App) -> Result<Vec<FleetEdge>, FleetError> {
     Ok(items.iter().filter_map(|item| record::parse(item).ok()).collect())
 }
 
+/// Canary edges that belong, connected or not.
+pub async fn canaries(app: &App) -> Result<BTreeSet<EdgeId>, RecordError> {
+    let items = app.store.range(Range::all(EDGES_PREFIX)).await?.items;
+    let edges = items.iter().filter_map(|item| record::parse::<FleetEdge>(item).ok());
+    Ok(edges.filter(|edge| edge.canary).map(|edge| edge.id).collect())
+}
+
 /// Takes an edge out of service, or puts it into service again.
 pub async fn drain(app: &App, edge: EdgeId, drained: bool) -> Result<FleetEdge, FleetError> {
     let stored = member(app, edge).await?;
@@ -142,6 +152,19 @@ pub async fn drain(app: &App, edge: EdgeId, drained: bool) -> Result<FleetEdge, 
             .await?;
     }
     app.presence.set_drained(edge, drained);
+    Ok(record)
+}
+
+/// Says whether an edge gets changes before others.
+pub async fn set_canary(app: &App, edge: EdgeId, canary: bool) -> Result<FleetEdge, FleetError> {
+    let stored = member(app, edge).await?;
+    let key = FleetEdge::key(edge);
+    let record = FleetEdge { canary, ..stored.record.clone() };
+    if record != stored.record {
+        commit(app, Txn::new().if_unchanged(&key, stored.modified).put(&key, record::encode(&record)))
+            .await?;
+    }
+    app.presence.set_canary(edge, canary);
     Ok(record)
 }
 

@@ -27,6 +27,7 @@ use crate::counts::{Counted, Counts};
 use crate::error_chain::ErrorChain;
 use crate::listen::{SOURCE_CONNECTIONS_MAX, source_of};
 use crate::push::{Answer, Feeds, serve_http2};
+use crate::record::fleet::FleetEdge;
 
 /// Connections at once of peers that have not shown which edge they are; those of edges do not count here.
 const STRANGERS_MAX: usize = 1024;
@@ -140,7 +141,7 @@ async fn removed(app: &App, edge: EdgeId) -> FleetError {
         match membership::member(app, edge).await {
             Err(error @ FleetError::NoEdge(_)) => return error,
             // Another control may have drained it.
-            Ok(stored) => app.presence.set_drained(edge, stored.record.drained),
+            Ok(stored) => told(app, &stored.record),
             Err(_) => {}
         }
     }
@@ -161,11 +162,17 @@ async fn answer_stranger(fleet: Arc<Fleet>, request: Request<Incoming>) -> Answe
     }
 }
 
+/// What the operator wants of an edge.
+fn told(app: &App, edge: &FleetEdge) {
+    app.presence.set_drained(edge.id, edge.drained);
+    app.presence.set_canary(edge.id, edge.canary);
+}
+
 /// Answers a peer with the certificate of an edge.
 async fn answer_edge(fleet: Arc<Fleet>, edge: EdgeId, request: Request<Incoming>) -> Answer {
     // Asked at each request, so that an edge that was removed is told so; `removed` ends what is open.
     match membership::member(&fleet.app, edge).await {
-        Ok(stored) => fleet.app.presence.set_drained(edge, stored.record.drained),
+        Ok(stored) => told(&fleet.app, &stored.record),
         Err(error) => return enrolled(Err(error)),
     }
     match (request.method(), request.uri().path()) {

@@ -93,6 +93,11 @@ impl Live {
         self.named.contains_key(key)
     }
 
+    /// How many objects name this policy or certificate.
+    pub fn naming(&self, key: &ObjectKey) -> usize {
+        self.named.get(key).copied().unwrap_or_default()
+    }
+
     /// Puts an object in place, or removes it.
     pub fn set(&mut self, key: &ObjectKey, object: Option<Object>) {
         if self.objects.get(key) == object.as_ref() {

@@ -84,8 +84,12 @@ impl Planner {
     }
 
     fn settle_one(&self, live: &mut Live, key: &ObjectKey) {
-        let must_be_named = matches!(key, ObjectKey::Policy(_) | ObjectKey::Certificate(_));
-        let wanted = if must_be_named && !live.is_named(key) { None } else { object(&self.snapshot, key) };
+        let travels = match key {
+            ObjectKey::Policy(hash) => live.is_named(key) || self.snapshot.rollouts.needs(*hash),
+            ObjectKey::Certificate(_) => live.is_named(key),
+            _ => true,
+        };
+        let wanted = if travels { object(&self.snapshot, key) } else { None };
         let is_closed = self.closed.contains_key(key);
         live.set(key, if is_closed { wanted.and_then(fit::closed) } else { wanted });
     }

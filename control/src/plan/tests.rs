@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use super::live::Live;
+use super::overlay::{Ring, overlay};
 use super::planner::Planner;
 use super::*;
 use ebbgate_model::{
@@ -11,6 +12,7 @@ use ebbgate_model::{
 };
 use proptest::prelude::*;
 
+use crate::record::rollout::{Rollout, RolloutState};
 use crate::record::vault::{SecretVault, VaultSecret};
 use crate::record::{
     Account, AgentIngress, CONNECT_CERTIFICATE_KEY, Credential, DEFAULT_DOMAIN_CERTIFICATE_KEY, Holder,
@@ -18,6 +20,7 @@ use crate::record::{
     TlsCertificate, encode, index,
 };
 use crate::secret::{SEAL_KEY_BYTES, Vault};
+use crate::snapshot::Staged;
 use crate::store::{Batch, Change, Item};
 
 fn ksuid(n: u8) -> Ksuid {
@@ -393,6 +396,8 @@ enum Step {
     Certificate(u8),
     /// Moves in one transaction: the record and its place.
     Endpoint(u8, u8, u8),
+    /// A change of an endpoint of which others have the policy before.
+    Rollout(u8, u8, bool),
     Policy(u8),
     Rule(u8, u8),
     Restriction(u8, usize),
@@ -414,6 +419,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0u8..3, 0u8..3).prop_map(|(n, leaf)| Step::Leaf(n, leaf)),
         2 => (0u8..3).prop_map(Step::Certificate),
         5 => (0u8..4, 0u8..3, 0u8..4).prop_map(|(n, url, policy)| Step::Endpoint(n, url, policy)),
+        4 => (0u8..4, 0u8..4, any::<bool>()).prop_map(|(n, policy, back)| Step::Rollout(n, policy, back)),
         2 => (0u8..2).prop_map(Step::Policy),
         3 => (0u8..4, 0u8..2).prop_map(|(n, policy)| Step::Rule(n, policy)),
         2 => (0u8..3, 0usize..4).prop_map(|(n, kind)| Step::Restriction(n, kind)),
@@ -438,22 +444,26 @@ fn act(records: &mut Records, step: &Step) {
         Step::Certificate(n) => records.put(&certificate(70 + n, 1)),
         Step::Endpoint(n, url, policy) => {
             let url = format!("https://u{url}.clinic1.example.com");
-            let mut record = Endpoint { url: url.parse().unwrap(), ..endpoint(50 + n, 1, policy > 0) };
-            if policy > 1 {
-                let rule = ebbgate_model::Rule {
-                    name: Some(policy.to_string()),
-                    expressions: vec![],
-                    actions: vec![],
-                };
-                record.policy =
-                    Some(TrafficPolicy { on_tcp_connect: vec![rule], ..TrafficPolicy::default() });
-            }
-            // Policies of different numbers name different secrets.
-            record.secrets.extend((policy > 1).then(|| SecretId::new(ksuid(110 + policy - 2))));
+            let mut record = Endpoint { url: url.parse().unwrap(), ..endpoint(50 + n, 1, false) };
+            (record.policy, record.secrets) = numbered(policy);
             let id = record.id.to_string();
             records.0.retain(|key, _| !(key.starts_with(index::URLS_PREFIX) && key.ends_with(&id)));
             records.put(&record);
             records.place(1, record.id, &url);
+        }
+        Step::Rollout(n, policy, back) => {
+            let (policy, secrets) = numbered(policy);
+            records.put(&Rollout {
+                id: EndpointId::new(ksuid(50 + n)),
+                account: AccountId::new(ksuid(1)),
+                policy,
+                secrets,
+                state: if back { RolloutState::Returned } else { RolloutState::Held },
+                changed_at: 0,
+                canaries: Vec::new(),
+                reason: String::new(),
+                created_at: 0,
+            });
         }
         Step::Policy(n) => records.put(&IpPolicy {
             id: IpPolicyId::new(ksuid(60 + n)),
@@ -484,6 +494,17 @@ fn act(records: &mut Records, step: &Step) {
             }
         }
     }
+}
+
+/// A policy by number; policies of different numbers name different secrets.
+fn numbered(n: u8) -> (Option<TrafficPolicy>, Vec<SecretId>) {
+    let rule = ebbgate_model::Rule { name: Some(n.to_string()), expressions: vec![], actions: vec![] };
+    let policy = match n {
+        0 => None,
+        1 => Some(TrafficPolicy::default()),
+        _ => Some(TrafficPolicy { on_tcp_connect: vec![rule], ..TrafficPolicy::default() }),
+    };
+    (policy, (n > 1).then(|| SecretId::new(ksuid(110 + n - 2))).into_iter().collect())
 }
 
 fn secret_vault(n: u8, name: u8) -> SecretVault {
@@ -571,7 +592,40 @@ fn follow(steps: &[Step], bytes_max: usize) -> Result<(), TestCaseError> {
         prop_assert_eq!((live.bytes(), planner.snapshot.bytes), (live_anew.bytes(), anew.snapshot.bytes));
         prop_assert_eq!(planner.trouble(&live).is_some(), live.bytes() > bytes_max);
     }
-    check_laws(&live.program(1), &planner.snapshot)
+    check_laws(&live.program(1), &planner.snapshot)?;
+    [Ring::Canary, Ring::Rest].into_iter().try_for_each(|ring| check_ring(&planner.snapshot, &live, ring))
+}
+
+/// What holds of what the edges of a ring see.
+fn check_ring(snapshot: &Snapshot, live: &Live, ring: Ring) -> Result<(), TestCaseError> {
+    let (mut seen, mut changes) = (live.program(1), ebbgate_model::Changes::default());
+    for (key, object) in overlay(snapshot, live, ring) {
+        prop_assert!(
+            matches!(key, ObjectKey::Endpoint(_) | ObjectKey::Policy(_)),
+            "no other kind waits: {}",
+            key
+        );
+        match object {
+            Some(object) => changes.put(&key, &object),
+            None => changes.remove(&key),
+        }
+    }
+    seen.apply(&changes, &mut ebbgate_model::Digests::default());
+    for (id, endpoint) in &seen.endpoints {
+        let is_there = endpoint.policy.is_none_or(|hash| seen.policies.contains_key(&hash));
+        prop_assert!(is_there, "{} names a policy that is not there", id);
+        let newest = live.program(1).endpoints.remove(id).unwrap();
+        let standing = snapshot.endpoints.get(id).filter(|standing| *standing.spec == newest);
+        let staged = snapshot.rollouts.all().get(id).filter(|_| standing.is_some());
+        let waits = |staged: &&Staged| ring == Ring::Rest || staged.record.state == RolloutState::Returned;
+        let expect = staged.filter(waits).map_or(newest.policy, |staged| staged.before);
+        prop_assert_eq!(endpoint, &CloudEndpointSpec { policy: expect, ..newest });
+    }
+    let named: BTreeSet<_> = seen.endpoints.values().filter_map(|endpoint| endpoint.policy).collect();
+    for hash in seen.policies.keys().filter(|hash| !named.contains(hash)) {
+        prop_assert!(snapshot.rollouts.needs(*hash), "a policy that nobody is to have yet");
+    }
+    Ok(())
 }
 
 /// What holds of every Program.
@@ -585,7 +639,10 @@ fn check_laws(program: &Program, snapshot: &Snapshot) -> Result<(), TestCaseErro
         "all that is named, and only that"
     );
     let named: BTreeSet<_> = program.endpoints.values().filter_map(|endpoint| endpoint.policy).collect();
-    prop_assert_eq!(&named, &program.policies.keys().copied().collect(), "each once, and only what is named");
+    let there: BTreeSet<_> = program.policies.keys().copied().collect();
+    prop_assert!(named.is_subset(&there), "all that is named");
+    let needless = there.difference(&named).find(|hash| !snapshot.rollouts.needs(**hash));
+    prop_assert_eq!(needless, None, "each once, and only what is named or was before");
     for id in program.secrets.keys() {
         prop_assert!(
             snapshot.secrets.is_named_by_agents(*id)

@@ -45,8 +45,8 @@ impl News {
         self.own = true;
     }
 
-    /// What is told next: edges before their sessions.
-    pub(super) fn next(&mut self) -> Option<Item> {
+    /// What is told next: edges before their sessions. `is_all`: whether all that there is has been noted once.
+    pub(super) fn next(&mut self, is_all: bool) -> Option<Item> {
         if std::mem::take(&mut self.own) {
             return Some(Item::Own);
         }
@@ -56,6 +56,6 @@ impl News {
         if let Some((edge, session)) = self.sessions.pop_first() {
             return Some(Item::Session(edge, session));
         }
-        (!std::mem::replace(&mut self.complete, true)).then_some(Item::Complete)
+        (is_all && !std::mem::replace(&mut self.complete, true)).then_some(Item::Complete)
     }
 }

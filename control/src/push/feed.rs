@@ -17,11 +17,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 use super::outbox::{Answered, Outbox, Unasked};
 use super::planned::Planned;
 use super::published::Published;
+use super::tallies::Tallies;
 use super::wanted::Wanted;
 use crate::clock::{Clock, SystemClock};
 use crate::events::Events;
 use crate::events::traffic::Traffic;
 use crate::metrics::Metrics;
+use crate::plan::overlay::Ring;
 use crate::presence::{Command, Hold, Presence};
 use crate::visitors::Told;
 
@@ -53,6 +55,7 @@ pub struct Feeds {
     /// Where secrets are asked for that agents' policies name; what finds no room is asked for again.
     wanted: Option<mpsc::Sender<Wanted>>,
     visitors: Option<mpsc::Sender<Told>>,
+    tallies: Arc<Tallies>,
 }
 
 /// Why a feed ended.
@@ -112,7 +115,16 @@ impl Feeds {
         presence: Presence,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { published, planned, presence, metrics, events: Arc::default(), wanted: None, visitors: None }
+        Self {
+            published,
+            planned,
+            presence,
+            metrics,
+            events: Arc::default(),
+            wanted: None,
+            visitors: None,
+            tallies: Arc::default(),
+        }
     }
 
     /// Gives what edges report of traffic to these.
@@ -131,6 +143,12 @@ impl Feeds {
     #[must_use]
     pub fn with_visitors(self, visitors: mpsc::Sender<Told>) -> Self {
         Self { visitors: Some(visitors), ..self }
+    }
+
+    /// Counts here what edges say of changes that not all of them have.
+    #[must_use]
+    pub fn with_tallies(self, tallies: Arc<Tallies>) -> Self {
+        Self { tallies, ..self }
     }
 
     /// Serves one edge until it is gone. `out` takes whole lines and should hold few: its fullness is what slows us down.
@@ -193,6 +211,7 @@ impl Feeds {
             heard: now,
             asked_of_agents: 0,
             answers: BTreeMap::new(),
+            in_force: 0,
         };
         let ended = feed.run(messages, &out, commands).await;
         match &ended {
@@ -220,6 +239,8 @@ struct Feed<'a> {
     asked_of_agents: u64,
     /// Callers that wait for agents' answers, by the command's number.
     answers: BTreeMap<u64, oneshot::Sender<CommandOutcome>>,
+    /// Generation of ours that the edge has; 0 until it is known.
+    in_force: u64,
 }
 
 impl Feed<'_> {
@@ -305,6 +326,8 @@ impl Feed<'_> {
     /// What the edge is sent next.
     async fn next(&mut self) -> Option<ToEdge> {
         let state = self.shared.published.0.read().await;
+        // Asked while the state stands: what an operator changed before, holds for what is sent now.
+        self.outbox.set_ring(if self.hold.is_canary() { Ring::Canary } else { Ring::Rest });
         self.outbox.next(&state)
     }
 
@@ -326,10 +349,12 @@ impl Feed<'_> {
             }
             FromEdge::Connection(event) => {
                 self.shared.metrics.connections.inc();
+                self.shared.tallies.connection(self.edge, self.in_force, &event);
                 self.shared.events.traffic(|| Traffic::Connection(event));
             }
             FromEdge::Request(event) => {
                 self.shared.metrics.requests.inc();
+                self.shared.tallies.request(self.edge, self.in_force, &event);
                 self.shared.events.traffic(|| Traffic::Request(event));
             }
             FromEdge::SecretsWanted { account, secrets } => {
@@ -369,10 +394,11 @@ impl Feed<'_> {
         self.answered(generation, answered);
     }
 
-    fn answered(&self, generation: u64, answered: Result<Answered, Unasked>) {
+    fn answered(&mut self, generation: u64, answered: Result<Answered, Unasked>) {
         match answered {
             Ok(Answered::Holds(generation)) => {
                 self.hold.applied(generation);
+                self.in_force = generation;
                 tracing::debug!(edge = %self.edge, generation, "in force");
             }
             Ok(Answered::Differs) => {
@@ -388,6 +414,9 @@ impl Feed<'_> {
         for (object, reason) in refused.iter().take(REFUSALS_LOGGED_MAX) {
             let reason = shortened(reason);
             tracing::error!(edge = %self.edge, generation, %object, reason, "an edge refused an object");
+        }
+        for (object, reason) in refused {
+            self.shared.tallies.refused(self.edge, object, &shortened(reason));
         }
         self.shared.metrics.refusals.inc();
         let told = format!("{} objects, the first is {first}: {}", refused.len(), shortened(reason));

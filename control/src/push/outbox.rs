@@ -11,6 +11,7 @@ use ebbgate_model::feed::{PART_BYTES, ToEdge};
 use ebbgate_model::{BUCKETS, Changes, ObjectKey, ProgramDigest};
 
 use super::published::State;
+use crate::plan::overlay::Ring;
 
 /// Objects looked at for one part, so that nobody waits long for the state.
 const LOOKED_AT_MAX: usize = 20_000;
@@ -32,6 +33,9 @@ pub struct Outbox {
     compares: bool,
     /// Whether the edge's digests can be compared with ours: after everything was sent it must hold what we do.
     comparable: bool,
+    /// As which edge it is fed, and as which it is fed when nothing is under way.
+    ring: Ring,
+    wanted_ring: Ring,
 }
 
 /// What the edge holds.
@@ -95,7 +99,34 @@ impl Outbox {
             Some(digest) if generation > 0 => Held::Claimed(generation, digest),
             _ => Held::Nothing,
         };
-        Self { held, step: Step::Idle, nonce: 0, refused: None, compares: false, comparable: true }
+        let (ring, wanted_ring) = (Ring::Rest, Ring::Rest);
+        Self {
+            held,
+            step: Step::Idle,
+            nonce: 0,
+            refused: None,
+            compares: false,
+            comparable: true,
+            ring,
+            wanted_ring,
+        }
+    }
+
+    /// The edge is one of this ring from now on.
+    pub fn set_ring(&mut self, ring: Ring) {
+        self.wanted_ring = ring;
+    }
+
+    /// What it holds was right for another ring.
+    fn change_ring(&mut self, state: &State) {
+        if self.ring == self.wanted_ring {
+            return;
+        }
+        if let Held::Ours(generation) = self.held {
+            let digest = state.digest_at(self.ring, generation);
+            self.held = digest.map_or(Held::Else, |digest| Held::Claimed(generation, digest));
+        }
+        (self.ring, self.refused) = (self.wanted_ring, None);
     }
 
     /// What to send now.
@@ -104,7 +135,7 @@ impl Outbox {
             return None;
         }
         if let Step::Sync(sync) = &mut self.step {
-            let message = sync.next(self.nonce, state);
+            let message = sync.next(self.nonce, self.ring, state);
             match &message {
                 // The log was cut meanwhile: begin anew.
                 None => self.step = Step::Idle,
@@ -118,13 +149,17 @@ impl Outbox {
                 return message;
             }
         }
-        if !matches!(self.step, Step::Idle) || self.refused == Some(state.generation) {
+        if !matches!(self.step, Step::Idle) {
+            return None;
+        }
+        self.change_ring(state);
+        if self.refused == Some(state.generation) {
             return None;
         }
         match self.held {
             Held::Nothing => self.sync(None, state),
             Held::Claimed(generation, digest) => {
-                self.held = match state.digest_at(generation) {
+                self.held = match state.digest_at(self.ring, generation) {
                     Some(ours) if ours == digest => Held::Ours(generation),
                     _ => Held::Else,
                 };
@@ -136,7 +171,7 @@ impl Outbox {
             }
             Held::Ours(held) => {
                 if let Some(keys) = state.since(held) {
-                    let changes = Box::new(state.changes(keys));
+                    let changes = Box::new(state.changes(self.ring, keys));
                     Some(self.delta(held, changes, state))
                 } else {
                     self.held = Held::Else;
@@ -148,7 +183,7 @@ impl Outbox {
 
     fn delta(&mut self, from: u64, changes: Box<Changes>, state: &State) -> ToEdge {
         self.nonce += 1;
-        let (to, digest) = (state.generation, state.live.digest());
+        let (to, digest) = (state.generation, state.digests(self.ring).root());
         self.step = Step::Change { generation: to, digest, whole: false };
         ToEdge::Delta { nonce: self.nonce, from, to, digest, changes }
     }
@@ -214,13 +249,13 @@ impl Outbox {
     ) -> Result<Answered, Unasked> {
         let Step::Compare { buckets: asked } = self.step else { return Err(Unasked { answered: nonce }) };
         self.answered(nonce)?;
-        if state.digest_at(generation) == Some(digest) {
+        if state.digest_at(self.ring, generation) == Some(digest) {
             self.held = Held::Ours(generation);
             return Ok(Answered::Holds(generation));
         }
         self.held = Held::Else;
         if asked {
-            let differing = state.live.digests().differing(buckets);
+            let differing = state.digests(self.ring).differing(buckets);
             let too_many = differing.len() > DIFFERING_MAX;
             let buckets = (!too_many).then(|| differing.into_iter().collect());
             self.nonce += 1;
@@ -246,24 +281,24 @@ impl Outbox {
 
 impl Sync {
     /// None: what has changed since it began is not known any more.
-    fn next(&mut self, nonce: u64, state: &State) -> Option<ToEdge> {
+    fn next(&mut self, nonce: u64, ring: Ring, state: &State) -> Option<ToEdge> {
         if !self.begun {
             self.begun = true;
             return Some(ToEdge::Begin { nonce, buckets: self.buckets.clone() });
         }
         if !self.all_sent {
-            return Some(ToEdge::Part { nonce, objects: Box::new(self.part(state)) });
+            return Some(ToEdge::Part { nonce, objects: Box::new(self.part(ring, state)) });
         }
         let changed = state.since(self.began)?;
         if !changed.is_empty() {
-            let objects = Box::new(state.changes(changed));
+            let objects = Box::new(state.changes(ring, changed));
             self.began = state.generation;
             return Some(ToEdge::Part { nonce, objects });
         }
-        Some(ToEdge::End { nonce, generation: state.generation, digest: state.live.digest() })
+        Some(ToEdge::End { nonce, generation: state.generation, digest: state.digests(ring).root() })
     }
 
-    fn part(&mut self, state: &State) -> Changes {
+    fn part(&mut self, ring: Ring, state: &State) -> Changes {
         let (mut objects, mut bytes) = (Changes::default(), 0);
         let mut all = state.live.after(self.last.as_ref());
         for _ in 0..LOOKED_AT_MAX {
@@ -274,7 +309,9 @@ impl Sync {
             self.last = Some(key.clone());
             let wanted =
                 |buckets: &BTreeSet<u16>| u16::try_from(key.bucket()).is_ok_and(|b| buckets.contains(&b));
-            if self.buckets.as_ref().is_none_or(wanted) {
+            if self.buckets.as_ref().is_none_or(wanted)
+                && let Some(object) = state.seen(ring, key, Some(object))
+            {
                 objects.put(key, object);
                 bytes += object.bytes() + NAME_BYTES;
             }

@@ -1,21 +1,28 @@
 //! From revisions to what edges must have: one task that watches the store and publishes the newest plan.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ebbgate_model::EndpointId;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use super::planned::Planned;
+use super::planned::{Planned, RolledOut};
 use super::published::Published;
+use super::tallies::{Tallies, Watched};
 use crate::error_chain::ErrorChain;
 use crate::metrics::Metrics;
 use crate::plan::live::Live;
+use crate::plan::overlay::{Overlay, Ring, overlay};
 use crate::plan::planner::Planner;
+use crate::record::rollout::RolloutState;
+use crate::record::{self, Endpoint};
 use crate::room::{Count, Room};
 use crate::secret::Vault;
+use crate::snapshot::Staged;
 use crate::store::{Batch, Page, Store, StoreError, Watch};
 
 /// Seconds until the store is asked again after it failed.
@@ -48,6 +55,8 @@ pub struct Follower {
     pub metrics: Arc<Metrics>,
     /// How much edges take, and how much of it is in use.
     pub room: Arc<Room>,
+    /// Where edges' words on changes are counted that not all of them have.
+    pub tallies: Arc<Tallies>,
 }
 
 /// Follows the store for ever. After any error it says so and reads everything anew; the last good plan stays.
@@ -123,28 +132,51 @@ impl Follower {
     fn plan_anew(&self, planner: &mut Planner) {
         let mut live = Live::anew();
         planner.plan(&mut live);
-        self.published.0.blocking_write().replace(live, planner.revision());
+        let rollouts = rollouts(planner);
+        let mut state = self.published.0.blocking_write();
+        let [canary, rest] = self.overlays(planner, &live, &rollouts);
+        state.stage(canary, rest);
+        state.replace(live, planner.revision());
+        drop(state);
         let count = Count::Anew(planner.holdings.all());
-        self.tell(planner, count);
+        self.tell(planner, rollouts, count);
+    }
+
+    /// What the rings see otherwise. What is counted is set before any edge can get a change.
+    fn overlays(&self, planner: &Planner, live: &Live, rollouts: &Rollouts) -> [Overlay; 2] {
+        let watched = |rollout: &RolledOut| Watched {
+            account: rollout.staged.record.account,
+            url: rollout.url.clone(),
+            policy: rollout.policy,
+            from: rollout.staged.modified,
+        };
+        let under_way = rollouts.iter().filter(|(_, it)| it.staged.record.state != RolloutState::Returned);
+        self.tallies.watch(under_way.map(|(id, rollout)| (*id, watched(rollout))).collect());
+        [Ring::Canary, Ring::Rest].map(|ring| overlay(&planner.snapshot, live, ring))
     }
 
     fn plan(&self, planner: &mut Planner) {
         let mut state = self.published.0.blocking_write();
         planner.plan(&mut state.live);
+        let rollouts = rollouts(planner);
+        let [canary, rest] = self.overlays(planner, &state.live, &rollouts);
+        state.stage(canary, rest);
         state.publish(planner.revision());
         drop(state);
         let count = Count::Changed(planner.holdings.take_changed());
-        self.tell(planner, count);
+        self.tell(planner, rollouts, count);
     }
 
     /// Says how far planning has come. What cannot be read or sent is left out and told; everything else goes on.
-    fn tell(&self, planner: &Planner, count: Count) {
+    fn tell(&self, planner: &Planner, rollouts: Rollouts, count: Count) {
         let generation = planner.revision();
         self.metrics.plans.inc();
         tracing::debug!(generation, "planned");
         self.room.counted(count, generation, planner.snapshot.bytes, planner.snapshot.accounts.len());
         let before = Arc::clone(&self.publish.borrow().left_out);
-        let left_out = if planner.leaves_out() { Arc::new(planner.left_out()) } else { Arc::default() };
+        let mut left_out = if planner.leaves_out() { planner.left_out() } else { BTreeMap::new() };
+        left_out.extend(returned(&rollouts));
+        let (left_out, rollouts) = (Arc::new(left_out), Arc::new(rollouts));
         for (key, reason) in left_out.iter().filter(|(key, _)| !before.contains_key(*key)) {
             tracing::error!(generation, key, reason, "a record is left out of what edges get");
         }
@@ -152,8 +184,32 @@ impl Follower {
         if let Some(trouble) = &trouble {
             tracing::error!(generation, trouble, "edges get more than they are said to take");
         }
-        self.publish.send_replace(Planned { generation: Some(generation), left_out, trouble });
+        self.publish.send_replace(Planned { generation: Some(generation), left_out, trouble, rollouts });
     }
+}
+
+/// Changes of endpoints that are there and not all edges have.
+type Rollouts = BTreeMap<EndpointId, RolledOut>;
+
+fn rollouts(planner: &Planner) -> Rollouts {
+    let all = planner.snapshot.rollouts.all().iter();
+    let of = |(id, staged): (&EndpointId, &Staged)| {
+        let spec = &planner.snapshot.endpoints.get(id)?.spec;
+        let rolled_out = RolledOut { staged: staged.clone(), url: spec.url.clone(), policy: spec.policy };
+        (spec.account == staged.record.account).then_some((*id, rolled_out))
+    };
+    all.filter_map(of).collect()
+}
+
+/// What was taken back, by the key of the endpoint's record, each with the reason.
+fn returned(rollouts: &Rollouts) -> impl Iterator<Item = (String, String)> {
+    let returned = rollouts.iter().filter(|(_, it)| it.staged.record.state == RolloutState::Returned);
+    returned.map(|(id, it)| {
+        let record = &it.staged.record;
+        let reason =
+            format!("its newest policy was taken back ({}), and edges use the one before", record.reason);
+        (record::key::<Endpoint>(record.account, *id), reason)
+    })
 }
 
 /// Waits for a change, and takes those along that have come meanwhile. Nothing waits for more: one change goes out at once.
@@ -185,6 +241,7 @@ mod tests {
             publish,
             metrics: app.metrics,
             room: app.room,
+            tallies: app.tallies,
         };
         (tokio::spawn(follow(app.store, task)), published, planned)
     }

@@ -25,6 +25,9 @@ pub struct FleetEdge {
     /// Whether the operator took it out of service.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drained: bool,
+    /// Whether it gets changes before others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub canary: bool,
 }
 
 impl FleetEdge {

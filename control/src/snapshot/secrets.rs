@@ -14,6 +14,15 @@ use crate::store::Item;
 /// Bytes of a secret in the Program besides its texts, in round figures.
 const FIXED_BYTES: usize = 100;
 
+/// Which policy of an endpoint names a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Version {
+    /// That of its record.
+    Newest,
+    /// The one before, while not all edges have the newest.
+    Before,
+}
+
 /// The secrets of all accounts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Secrets {
@@ -23,8 +32,8 @@ pub(crate) struct Secrets {
     of_vault: Index<VaultId, SecretId>,
     of_account: Index<AccountId, SecretId>,
     /// What the policies of endpoints name; those that name none are left out.
-    named: BTreeMap<EndpointId, Vec<SecretId>>,
-    named_by: Index<SecretId, EndpointId>,
+    named: BTreeMap<(EndpointId, Version), Vec<SecretId>>,
+    named_by: Index<SecretId, (EndpointId, Version)>,
 }
 
 /// A secret, its value opened. Its `Debug` does not show it.
@@ -53,7 +62,7 @@ impl Secrets {
 
     /// Endpoints with policies that name the secret.
     pub(crate) fn named_by(&self, id: SecretId) -> impl Iterator<Item = EndpointId> {
-        self.named_by.of(id)
+        self.named_by.of(id).map(|(endpoint, _)| endpoint)
     }
 
     /// Whether an agent's policy named the secret.
@@ -61,9 +70,10 @@ impl Secrets {
         self.opened.get(&id).is_some_and(|secret| secret.named_by_agents)
     }
 
-    /// Secrets that the policy of an endpoint names.
+    /// Secrets that the policies of an endpoint name.
     pub(super) fn named_in(&self, endpoint: EndpointId) -> impl Iterator<Item = SecretId> {
-        self.named.get(&endpoint).into_iter().flatten().copied()
+        let both = [Version::Newest, Version::Before];
+        both.into_iter().filter_map(move |version| self.named.get(&(endpoint, version))).flatten().copied()
     }
 
     /// Secrets of a vault.
@@ -113,8 +123,8 @@ impl Secrets {
         Ok((bytes(&old), bytes(&new)))
     }
 
-    /// What the policy of an endpoint names from now on.
-    pub(super) fn set_named(&mut self, endpoint: EndpointId, secrets: Vec<SecretId>) {
+    /// What a policy of an endpoint names from now on.
+    pub(super) fn set_named(&mut self, endpoint: (EndpointId, Version), secrets: Vec<SecretId>) {
         let old = self.named.remove(&endpoint).unwrap_or_default();
         for id in old.iter().filter(|id| !secrets.contains(id)) {
             self.named_by.moved(Some(id), None, |id| Some((*id, endpoint)));

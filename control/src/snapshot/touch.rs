@@ -9,6 +9,7 @@ use ebbgate_model::{
 use super::{Issued, Snapshot};
 use crate::acme::CHALLENGES;
 use crate::record::people::Membership;
+use crate::record::rollout::Rollout;
 use crate::record::vault::{SecretVault, VaultSecret};
 use crate::record::visitor::ENDED_SESSIONS;
 use crate::record::{
@@ -78,6 +79,12 @@ impl Snapshot {
                 let Ok(id) = id.parse() else { return };
                 touched.extend(self.secrets.named_in(id).map(ObjectKey::Secret));
                 self.touch_endpoint(account, id, touched);
+            }
+            Rollout::COLLECTION => {
+                let Ok(id) = id.parse() else { return };
+                touched.extend(self.secrets.named_in(id).map(ObjectKey::Secret));
+                touched.insert(ObjectKey::Endpoint(id));
+                touched.extend(self.rollouts.policy_before(id).map(ObjectKey::Policy));
             }
             IpPolicyRule::COLLECTION => {
                 if self.damaged_of::<IpPolicyRule>(account).any(|rule| rule.to_string() == id) {

@@ -15,6 +15,9 @@ pub const REVISIONS_KEPT: u64 = 10_000;
 /// Bytes of values in the revisions kept; beyond, the older half is compacted away before [`REVISIONS_KEPT`].
 pub const LOG_BYTES_MAX: u64 = 64 << 20;
 
+/// What keys begin with that are of running processes alone: they stand in no backup and no export.
+pub const PASSING_PREFIX: &str = "presence/";
+
 /// Longest life of a lease that is not kept alive, in seconds.
 pub const LEASE_SECS_MAX: u64 = 3600;
 

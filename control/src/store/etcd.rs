@@ -44,7 +44,7 @@ use wire::{
 };
 
 use super::{
-    Batch, Change, Item, LEASE_SECS_MAX, LeaseId, Op, Outcome, Page, REVISIONS_KEPT, Range, Reply, Revision,
+    Batch, Change, Item, LEASE_SECS_MAX, LeaseId, Op, Outcome, PASSING_PREFIX, Page, Range, Reply, Revision,
     Scan, Store, StoreError, Txn, Usage, Watch,
 };
 use crate::error_chain::ErrorChain;
@@ -55,7 +55,7 @@ const SESSIONS_MAX: usize = 5;
 const INDEX_SECS_MAX: u64 = 1;
 /// Seconds until the index is filled again after an error.
 const INDEX_RETRY_SECS: u64 = 1;
-/// Revisions over [`REVISIONS_KEPT`] that are let pile up before the oldest are compacted away.
+/// Revisions over those that are kept that are let pile up before the oldest are compacted away.
 const COMPACT_STEP: u64 = 1_000;
 
 /// The store on etcd. Dropping it stops what it runs beside; its lease then ends by itself.
@@ -114,12 +114,15 @@ impl Etcd {
         meta::fill(&cluster, &address.prefix, items, revision).await
     }
 
-    /// Everything, as of one revision.
+    /// Everything that is kept, as of one revision.
     pub async fn read_all(place: &Place) -> Result<Page, StoreError> {
         let address = Address::read(place)?;
         let cluster = Cluster::new(&address)?;
         let Meta { offset } = meta::read(&cluster, &address.prefix).await?;
-        read::range(&cluster, &Keys::new(&address.prefix, offset), &Range::all(""), None).await
+        let keys = Keys::new(&address.prefix, offset);
+        let mut page = read::range(&cluster, &keys, &Range::all(""), None).await?;
+        page.items.retain(|item| !item.key.starts_with(PASSING_PREFIX));
+        Ok(page)
     }
 
     /// Whether a place has no store, or one that is half filled.
@@ -128,11 +131,12 @@ impl Etcd {
         meta::is_free(&Cluster::new(&address)?, &address.prefix).await
     }
 
-    /// Compacts revisions that no watcher needs. For one control at a time; harmless if two do it.
-    pub async fn compact_old(store: &dyn Store) -> Result<(), StoreError> {
+    /// Compacts revisions that no watcher needs: all but the newest `kept`, once there are 1,000 more than that. For one control
+    /// at a time; harmless if two do it.
+    pub async fn compact_old(store: &dyn Store, kept: u64) -> Result<(), StoreError> {
         let now = store.revision();
-        match now.checked_sub(REVISIONS_KEPT + COMPACT_STEP) {
-            Some(_) => store.compact(now - REVISIONS_KEPT).await,
+        match now.checked_sub(kept + COMPACT_STEP) {
+            Some(_) => store.compact(now - kept).await,
             None => Ok(()),
         }
     }

@@ -117,6 +117,7 @@ impl Lab {
             presence: Presence::default(),
             metrics: Arc::default(),
             room: Arc::default(),
+            tallies: Arc::default(),
             planned: watch::channel(Planned::default()).1,
             restrictions: Arc::default(),
             people: Arc::default(),

@@ -23,5 +23,6 @@ mod people;
 mod persons;
 mod resources;
 mod restrictions;
+mod rollout;
 mod traffic_policy;
 mod vaults;

@@ -159,6 +159,11 @@ pub(crate) fn described() -> impl Iterator<Item = (&'static Spec, Option<&'stati
     SPECS.iter().map(move |spec| (spec, about(spec.kind)))
 }
 
+/// Names of all actions.
+pub fn kinds() -> impl Iterator<Item = &'static str> {
+    SPECS.iter().map(|spec| spec.kind)
+}
+
 /// The published action that is refused for good.
 const SAML: &str = "saml";
 

@@ -9,7 +9,8 @@ mod judge;
 mod limits;
 mod offered;
 mod serve;
+mod shown;
 
 pub use dial::keep;
 pub use directory::{Directory, GRACE_SECS, PEERS_MAX};
-pub use serve::serve;
+pub use serve::{serve, serve_newer};

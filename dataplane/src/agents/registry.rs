@@ -12,8 +12,10 @@ use tokio::time::{Duration, Instant, sleep};
 use super::allowance::Allowances;
 use super::auth::AuthFailures;
 use super::command::{command, move_on};
+use super::line::Asked;
 use super::peers::directory::Directory;
 use super::session::AgentSession;
+use super::staying::Staying;
 use super::waiting::Waiting;
 use crate::state::edge::Edge;
 use crate::state::tables::{Effects, Tables};
@@ -38,6 +40,8 @@ pub struct Agents {
     pub sessions: Sessions,
     /// Agents of other edges.
     pub peers: Arc<Directory>,
+    /// Sessions that stay here after another process has taken over.
+    pub staying: Staying,
     /// Sources that fail to authenticate.
     pub(super) auth_failures: AuthFailures,
     /// Logins whose tokens are not known yet.
@@ -56,6 +60,7 @@ impl Agents {
             edge,
             sessions,
             peers: Arc::default(),
+            staying: Staying::default(),
             auth_failures: AuthFailures::default(),
             waiting_logins,
             waiting_for_secrets,
@@ -115,8 +120,8 @@ impl Agents {
         self.sessions.of(&effects.accounts, &effects.credentials, at_names)
     }
 
-    /// Another process serves: agents connect to it. Those that can keep this session for what it carries, until this process
-    /// ends; of others the session ends, as soon as it carries nothing or after a short while.
+    /// Another process serves. Agents that can keep this session for what it carries, until this process ends, connect to that
+    /// one too. Sessions of others stay, and the other process reaches them through this one, until they are to stay no longer.
     ///
     /// They are told at the pace at which the other process lets them in, if it states what this one does.
     pub fn leave(self: &Arc<Self>) {
@@ -132,10 +137,13 @@ impl Agents {
 
     /// See [`Agents::leave`]; for a session that came about too late for it.
     pub(super) fn leave_session(self: &Arc<Self>, session: Arc<AgentSession>) {
-        let agents = Arc::clone(self);
+        let (agents, stay) = (Arc::clone(self), self.staying.stay());
         self.edge.background.spawn(async move {
             if session.moves && move_on(&session).await {
-                return;
+                return stay.moved(&session).await;
+            }
+            if session.is_served_through() {
+                stay.over(&session).await;
             }
             let deadline = Instant::now() + Duration::from_millis(LEAVE_MS_MAX);
             while session.state.in_flight() > 0 && Instant::now() < deadline {
@@ -147,16 +155,31 @@ impl Agents {
 
     /// Asks an agent to do something, in the background, and tells control what it said.
     pub fn command(&self, session: TunnelSessionId, asked: SessionCommand, number: u64) {
+        if self.sessions.get(session).is_none()
+            && self.peers.ask_older(session, Asked::Command { session, command: asked.clone(), number })
+        {
+            return;
+        }
         let edge = Arc::clone(&self.edge);
+        let tell = move |outcome| edge.reports.event(FromEdge::CommandAnswer { number, outcome });
+        self.ask(session, asked, tell);
+    }
+
+    /// Asks an agent of this process to do something, in the background, and tells what it said.
+    pub(super) fn ask(
+        &self,
+        session: TunnelSessionId,
+        asked: SessionCommand,
+        tell: impl FnOnce(CommandOutcome) + Send + 'static,
+    ) {
         let found = self.sessions.get(session);
         self.edge.background.spawn(async move {
-            let outcome = if let Some(session) = found {
+            tell(if let Some(session) = found {
                 command(&session, asked).await
             } else {
                 tracing::info!(%session, "a command for a session that is not here");
                 CommandOutcome::Failed { reason: "the session has ended".into() }
-            };
-            edge.reports.event(FromEdge::CommandAnswer { number, outcome });
+            });
         });
     }
 }

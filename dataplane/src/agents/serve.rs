@@ -437,6 +437,7 @@ impl Connection {
         if let Some(stale) = self.agents.sessions.insert(Arc::clone(&session)) {
             self.agents.end(&stale, Code::NONE, "the agent came back on another connection");
         }
+        self.agents.peers.came_back(accepted.credential, &client_id);
         session.publish(edge);
         self.gate.borrow_mut().decided(Some(family));
         spawn_local(Rc::clone(self).beat());

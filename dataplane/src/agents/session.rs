@@ -326,8 +326,9 @@ impl AgentSession {
     }
 }
 
-impl Present for AgentSession {
-    fn report(&self) -> SessionReport {
+impl AgentSession {
+    /// What control is told of it.
+    pub(super) fn reported(&self) -> SessionReport {
         let (mut report, bound) = {
             let inner = self.inner();
             (inner.report.clone(), inner.bound.clone())
@@ -336,9 +337,30 @@ impl Present for AgentSession {
         report
     }
 
+    /// Whether another process can serve all its endpoints through this one.
+    pub(super) fn is_served_through(&self) -> bool {
+        self.inner().bound.iter().all(|bound| bound.report.elsewhere.is_some())
+    }
+}
+
+impl Present for AgentSession {
+    fn report(&self) -> SessionReport {
+        self.reported()
+    }
+
     fn text_bytes(&self) -> usize {
         self.text_bytes.used() + self.bound_count() * (CHECK_BYTES_MAX + REASON_BYTES_MAX)
     }
+}
+
+/// Bytes of text in a report at most, as a session counts its own.
+pub(super) fn report_text_bytes(report: &SessionReport) -> usize {
+    let SessionReport { agent_version, user_agent, os, metadata, refusals, endpoints, .. } = report;
+    let reasons = [&refusals.stop, &refusals.restart, &refusals.update].into_iter().flatten();
+    let own: usize =
+        [agent_version, user_agent, os, metadata].into_iter().chain(reasons).map(String::len).sum();
+    let of_endpoints: usize = endpoints.values().map(text_bytes).sum();
+    own + of_endpoints + endpoints.len() * (CHECK_BYTES_MAX + REASON_BYTES_MAX)
 }
 
 /// Bytes of an agent's free text in a report and beside it.

@@ -14,8 +14,11 @@ use tokio::sync::OwnedMutexGuard;
 use super::give::{Frozen, Host, Stopped};
 use super::handed;
 use super::message::Item;
+use crate::agents::{Agents, newer};
 use crate::feed::installer::Installer;
+use crate::net::channel::Channel;
 use crate::net::listen::Claim;
+use crate::net::tls;
 use crate::state::bound;
 use crate::state::disk::Disk;
 use crate::state::edge::Edge;
@@ -38,6 +41,8 @@ pub struct Beside {
 pub struct EdgeHost {
     /// What all shards share.
     pub edge: Arc<Edge>,
+    /// The sessions of agents.
+    pub agents: Arc<Agents>,
     /// Puts in force what control tells.
     pub installer: Arc<Mutex<Installer>>,
     /// The disk that its directory is on.
@@ -83,6 +88,10 @@ impl Host for EdgeHost {
         if let Some(lock) = &self.lock {
             given.push((Item::named("directory"), lock.try_clone()?.into()));
         }
+        let (channel, own) = Channel::pair()?;
+        newer::serve(&self.agents, own)?;
+        given.push(handed::older(channel.into_fd()));
+        given.extend(self.edge.older.copies()?.into_iter().map(handed::older));
         let mut quic_generation = 0;
         if let Some(quic) = self.edge.quic() {
             let generation = quic.port.generation();
@@ -93,7 +102,8 @@ impl Host for EdgeHost {
             given.push(handed::passage(generation, reader));
             given.extend(quic.port.older()?.into_iter().map(|(of, socket)| handed::passage(of, socket)));
         }
-        Ok(Frozen { given, generation: self.edge.generation(), quic_generation })
+        let incarnation = Some(self.edge.peers.own().incarnation);
+        Ok(Frozen { given, generation: self.edge.generation(), quic_generation, incarnation })
     }
 
     fn stop(&mut self) -> io::Result<Stopped> {
@@ -107,6 +117,10 @@ impl Host for EdgeHost {
             if !closed.remove(&port) {
                 given.extend(handed::listened(listened));
             }
+        }
+        match tls::give_ticket_keys() {
+            Ok(keys) => given.push(handed::ticket_keys(keys)),
+            Err(error) => tracing::warn!(%error, "clients of HTTPS will not resume at the other process"),
         }
         bound::save(&self.edge, &self.disk, &self.bound_file);
         Ok(Stopped { given, closed: closed.into_iter().collect() })
@@ -125,6 +139,7 @@ impl EdgeHost {
     /// Another process is the edge now: it writes to the directory, and reads the UDP socket.
     pub fn leave(&mut self) {
         self.disk.leave();
+        self.edge.older.leave();
         self.installer.lock().unwrap_or_else(PoisonError::into_inner).leave();
         if let (Some(quic), Some(passage)) = (self.edge.quic(), self.begun.passage.take()) {
             quic.port.leave(passage);

@@ -4,10 +4,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use super::channel::{Channel, borrowed};
 use super::error::HandOverError;
 use super::giving::{ANSWER_SECS_MAX, Act, Giving, Input};
 use super::message::{FromNewer, FromOlder, Item};
+use crate::net::channel::{Channel, borrowed};
 
 /// Longest message of a failure that is passed on, in characters.
 const REASON_CHARS_MAX: usize = 1024;
@@ -41,6 +41,8 @@ pub struct Frozen {
     pub generation: u64,
     /// Generation for the newer process's connection ids of QUIC.
     pub quic_generation: u8,
+    /// The edge's incarnation.
+    pub incarnation: Option<String>,
 }
 
 /// What came about since.
@@ -111,7 +113,7 @@ struct Hand<'a, H> {
     channel: &'a Channel,
     host: &'a mut H,
     all: Vec<Given>,
-    frozen: Option<(u64, u8)>,
+    frozen: Option<(u64, u8, Option<String>)>,
     closed: Vec<u16>,
 }
 
@@ -120,8 +122,8 @@ impl<H: Host> Hand<'_, H> {
     fn perform(&mut self, act: Act) -> io::Result<Option<Input>> {
         match act {
             Act::Freeze => {
-                let Frozen { given, generation, quic_generation } = self.host.freeze()?;
-                self.frozen = Some((generation, quic_generation));
+                let Frozen { given, generation, quic_generation, incarnation } = self.host.freeze()?;
+                self.frozen = Some((generation, quic_generation, incarnation));
                 self.all = given;
                 Ok(Some(Input::Frozen(self.all.len())))
             }
@@ -132,8 +134,8 @@ impl<H: Host> Hand<'_, H> {
                 self.send(&FromOlder::Descriptors { items }, &borrowed(&descriptors))
             }
             Act::Prepare => {
-                let (generation, quic_generation) = self.frozen.unwrap_or_default();
-                self.send(&FromOlder::Prepare { generation, quic_generation }, &[])
+                let (generation, quic_generation, incarnation) = self.frozen.clone().unwrap_or_default();
+                self.send(&FromOlder::Prepare { generation, quic_generation, incarnation }, &[])
             }
             Act::Stop => {
                 let Stopped { given, closed } = self.host.stop()?;

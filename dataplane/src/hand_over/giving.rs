@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::channel::DESCRIPTORS_MAX;
 use super::message::{FORMAT, FromNewer};
+use crate::net::channel::DESCRIPTORS_MAX;
 
 /// Seconds a program may take from its start to its first word. Until then changes from control are put in force as ever.
 pub(super) const HELLO_SECS_MAX: u64 = 20;

@@ -2,10 +2,11 @@
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
 use super::give::Given;
 use super::message::Item;
+use crate::net::channel::Channel;
 use crate::net::listen::Claim;
 use crate::state::listening::Listened;
 use crate::state::mailbox::Entrance;
@@ -15,6 +16,10 @@ use crate::state::ports::HandedPort;
 const CLAIM: &str = "claim";
 /// Name of a socket over which an older process gets its packets.
 const PASSAGE: &str = "passage";
+/// Name of a channel over which an older process is connected to.
+const OLDER: &str = "older";
+/// Name of a socket that holds the keys of session tickets.
+const TICKET_KEYS: &str = "ticket_keys";
 /// Name of a TCP port's sockets.
 const TCP: &str = "tcp";
 
@@ -68,6 +73,16 @@ impl Handed {
         passages.into_iter().filter_map(|(item, fd)| Some((item.generation?, fd.into()))).collect()
     }
 
+    /// Channels over which older processes are connected to, newest first.
+    pub fn older(&mut self) -> Vec<Channel> {
+        self.take(|item| item.name == OLDER).into_iter().map(|(_, fd)| Channel::from_fd(fd)).collect()
+    }
+
+    /// The socket that holds the keys of session tickets.
+    pub fn ticket_keys(&mut self) -> Option<UnixStream> {
+        self.one(TICKET_KEYS).map(UnixStream::from)
+    }
+
     /// Names of what nobody has asked for.
     pub fn names(&self) -> Vec<&str> {
         self.0.iter().map(|(item, _)| item.name.as_str()).collect()
@@ -97,4 +112,14 @@ pub fn listened(listened: Listened) -> Vec<Given> {
 /// An end of a passage for packets, to be given.
 pub fn passage(generation: u8, socket: UnixDatagram) -> Given {
     (Item { generation: Some(generation), ..Item::named(PASSAGE) }, socket.into())
+}
+
+/// A channel over which an older process is connected to, to be given.
+pub fn older(channel: OwnedFd) -> Given {
+    (Item::named(OLDER), channel)
+}
+
+/// A socket that holds the keys of session tickets, to be given.
+pub fn ticket_keys(socket: UnixStream) -> Given {
+    (Item::named(TICKET_KEYS), socket.into())
 }

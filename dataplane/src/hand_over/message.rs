@@ -59,6 +59,9 @@ pub(super) enum FromOlder {
         generation: u64,
         /// Generation for connection ids of QUIC.
         quic_generation: u8,
+        /// The edge's incarnation, as other edges know it; None: a process of an older release does not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        incarnation: Option<String>,
     },
     /// Nobody accepts any more: serve.
     Go {
@@ -76,7 +79,7 @@ pub(super) enum FromOlder {
 /// What a descriptor is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
-    /// Listeners are named as in metrics; others are `claim`, `directory`, `door`, `quic` and `passage`.
+    /// Listeners are named as in metrics; others are `claim`, `directory`, `door`, `quic`, `passage`, `older` and `ticket_keys`.
     pub name: String,
     /// Of a claim: the listener with the address that it keeps.
     #[serde(default, skip_serializing_if = "Option::is_none")]

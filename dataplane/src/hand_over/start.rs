@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
-use super::channel::Channel;
 use super::error::HandOverError;
+use crate::net::channel::Channel;
 
 /// Milliseconds to wait for the status of a program that has closed its channel.
 const STATUS_MS_MAX: u64 = 500;

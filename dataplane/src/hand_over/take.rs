@@ -3,11 +3,11 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::channel::Channel;
 use super::error::HandOverError;
 use super::handed::Handed;
 use super::message::{FORMAT, FromNewer, FromOlder};
 use super::taking::{Act, Taking, WAIT_SECS_MAX};
+use crate::net::channel::Channel;
 
 /// Longest reason that is told, in characters.
 const REASON_CHARS_MAX: usize = 1024;
@@ -22,6 +22,8 @@ pub struct Prepared {
     pub generation: u64,
     /// Generation for connection ids of QUIC.
     pub quic_generation: u8,
+    /// The edge's incarnation, if the process before said it.
+    pub incarnation: Option<String>,
     /// What it goes on with.
     pub hand: Hand,
 }
@@ -56,8 +58,8 @@ pub fn take(channel: Channel) -> Result<Prepared, HandOverError> {
     hand.say(&hello)?;
     let mut handed = Handed::default();
     match hand.next(&mut handed)? {
-        Act::Prepare { generation, quic_generation } => {
-            Ok(Prepared { handed, generation, quic_generation, hand })
+        Act::Prepare { generation, quic_generation, incarnation } => {
+            Ok(Prepared { handed, generation, quic_generation, incarnation, hand })
         }
         act => Err(HandOverError::Peer(format!("{act:?} came too early"))),
     }

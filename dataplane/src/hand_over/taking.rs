@@ -13,7 +13,7 @@ pub(super) enum Act {
     /// Keep these, and say what is given.
     Keep(Vec<Item>, FromNewer),
     /// Get ready.
-    Prepare { generation: u64, quic_generation: u8 },
+    Prepare { generation: u64, quic_generation: u8, incarnation: Option<String> },
     /// Serve, and say so.
     Serve { closed: Vec<u16> },
     /// This process is the edge.
@@ -69,9 +69,11 @@ impl Taking {
                 "{} descriptors were named and {descriptors} came; is the limit of open files reached?",
                 items.len()
             )),
-            (State::Receiving, FromOlder::Prepare { generation, quic_generation }) if descriptors == 0 => {
+            (State::Receiving, FromOlder::Prepare { generation, quic_generation, incarnation })
+                if descriptors == 0 =>
+            {
                 self.state = State::Preparing;
-                Act::Prepare { generation, quic_generation }
+                Act::Prepare { generation, quic_generation, incarnation }
             }
             (State::Ready, FromOlder::Go { closed }) if descriptors == 0 => {
                 self.state = State::Serving;
@@ -102,7 +104,7 @@ mod tests {
         FromOlder::Descriptors { items: vec![Item::named("http"); count] }
     }
 
-    const PREPARE: FromOlder = FromOlder::Prepare { generation: 7, quic_generation: 3 };
+    const PREPARE: FromOlder = FromOlder::Prepare { generation: 7, quic_generation: 3, incarnation: None };
     const GO: FromOlder = FromOlder::Go { closed: Vec::new() };
 
     #[test]
@@ -111,7 +113,8 @@ mod tests {
         let kept = |act: Act| matches!(act, Act::Keep(items, FromNewer::Received { descriptors: 5 }) if items.len() == 2);
         assert!(matches!(taking.take(items(3), 3, NOW), Act::Keep(..)));
         assert!(kept(taking.take(items(2), 2, NOW)));
-        assert_eq!(taking.take(PREPARE, 0, NOW), Act::Prepare { generation: 7, quic_generation: 3 });
+        let prepare = Act::Prepare { generation: 7, quic_generation: 3, incarnation: None };
+        assert_eq!(taking.take(PREPARE, 0, NOW), prepare);
         assert_eq!(taking.ready(NOW), FromNewer::Ready);
         assert!(matches!(taking.take(items(1), 1, NOW), Act::Keep(..)), "a port was opened meanwhile");
         assert_eq!(taking.take(GO, 0, NOW), Act::Serve { closed: Vec::new() });

@@ -28,7 +28,7 @@ use tokio_rustls::server::TlsStream;
 pub use certificate::{CertificateError, CertificateTable, parse as parse_certificate, parse_challenge};
 pub use peers::{PeerTls, PeerTlsError, edge_of};
 pub use provider::provider;
-pub use tickets::TICKET_KEY_SECS_MAX;
+pub use tickets::{TICKET_KEY_SECS_MAX, give_ticket_keys, take_ticket_keys};
 
 use crate::net::detect::ClientHello;
 use client_auth::{AnchorOrPath, AnyCertificate, Authorities, Demand};

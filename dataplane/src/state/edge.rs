@@ -34,6 +34,7 @@ use crate::state::guesses::Guesses;
 use crate::state::jwks::{Fetcher, Keys};
 use crate::state::mailbox::{Entrance, Mailboxes, Message, QuicSocket};
 use crate::state::metrics::{CodeLabel, Metrics, NotEnforcedLabel, ReasonLabel};
+use crate::state::older::OlderProcesses;
 use crate::state::peers::PeerEdges;
 use crate::state::ports::{PortChange, Ports};
 use crate::state::rate_limits::RateLimits;
@@ -90,6 +91,8 @@ pub struct Edge {
     pub routes: RouteTable,
     /// The other edges of the installation.
     pub peers: PeerEdges,
+    /// Processes of this edge that have handed over.
+    pub older: OlderProcesses,
     /// Databases of addresses.
     pub addresses: Arc<Addresses>,
     /// How many connections may be open.
@@ -206,6 +209,7 @@ impl Edge {
             tables: ArcSwap::default(),
             routes: RouteTable::default(),
             peers: PeerEdges::default(),
+            older: OlderProcesses::default(),
             limits,
             handshakes: Handshakes::new(OF_SHARD_PER_SEC),
             keys: Keys::new(Arc::clone(&fetcher), background.clone(), &metrics),
@@ -324,7 +328,12 @@ impl Edge {
 
     /// Lends an agent a port; see [`Ports::lend`]. None: none is configured or free.
     pub fn lend_port(&self, wanted: Option<u16>) -> Option<u16> {
-        if !self.gate.is_open() || self.stage() > Stage::Serving {
+        self.gate.is_open().then(|| self.lend_port_again(wanted)).flatten()
+    }
+
+    /// The same, also before the listeners accept: for the port of an endpoint that an older process goes on serving.
+    pub fn lend_port_again(&self, wanted: Option<u16>) -> Option<u16> {
+        if self.stage() > Stage::Serving {
             return None;
         }
         let tables = self.tables.load();
@@ -399,7 +408,7 @@ impl Edge {
     }
 
     /// Completes when the edge has entered a stage.
-    pub fn reached(&self, stage: Stage) -> impl Future<Output = ()> + 'static {
+    pub fn reached(&self, stage: Stage) -> impl Future<Output = ()> + use<> {
         let mut now = self.stage.subscribe();
         async move {
             // An error means that the edge is gone, which is later still.

@@ -1,6 +1,7 @@
 //! Messages to shards, and the entrances where they accept connections.
 
 use std::net::UdpSocket;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, OnceLock};
 
 use ebbgate_model::TunnelSessionId;
@@ -28,6 +29,8 @@ pub enum Message {
     Park(Box<IdleLink>),
     /// Keep a connection to another edge open.
     Peer(Arc<PeerWay>),
+    /// Serve visitors of the process of this edge that has taken over.
+    Newer(UnixStream),
     /// A session has ended: end its links.
     EndLinks(TunnelSessionId),
 }

@@ -2,12 +2,15 @@
 //! connection.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ebbgate_model::EdgeId;
 use ebbgate_model::feed::{EdgeReach, PeerEdge};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 
+use super::older::OlderProcess;
 use crate::net::tls::PeerTls;
 use crate::tunnel::session::SessionState;
 
@@ -19,10 +22,28 @@ pub type PeerList = Arc<BTreeMap<EdgeId, PeerEdge>>;
 pub struct PeerWay {
     /// Which edge.
     pub edge: EdgeId,
-    /// `host:port`.
-    pub address: String,
+    /// Where it is.
+    pub place: Place,
     /// Ends when the edge is gone.
     pub session: Arc<SessionState>,
+}
+
+/// Where a way leads.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// To another edge, at `host:port`.
+    Address(String),
+    /// To a process of this edge that has handed over.
+    Older(Arc<OlderProcess>),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => f.write_str(address),
+            Self::Older(_) => f.write_str("an older process of this edge"),
+        }
+    }
 }
 
 /// See the module.
@@ -32,6 +53,7 @@ pub struct PeerEdges {
     known: watch::Sender<PeerList>,
     ways: Mutex<BTreeMap<EdgeId, Arc<PeerWay>>>,
     proof: Mutex<Option<PeerTls>>,
+    staying: Gauge,
 }
 
 impl PeerEdges {
@@ -43,6 +65,11 @@ impl PeerEdges {
     /// Where this edge is reached. Empty before it was said.
     pub fn own(&self) -> EdgeReach {
         self.own.get().cloned().unwrap_or_default()
+    }
+
+    /// Connections of other edges that are not to go to a process that has taken over, or have not gone.
+    pub fn staying(&self) -> &Gauge {
+        &self.staying
     }
 
     /// What proves this edge to others from now on.

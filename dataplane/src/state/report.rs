@@ -31,8 +31,8 @@ pub trait Present: Send + Sync {
 
 /// The outbox towards control.
 pub struct Reports {
-    presence: Mutex<Presence>,
-    changed: Notify,
+    presence: Arc<Mutex<Presence>>,
+    changed: Arc<Notify>,
     events: mpsc::Sender<FromEdge>,
     dropped: Counter,
 }
@@ -41,20 +41,68 @@ pub struct Reports {
 struct Presence {
     sessions: BTreeMap<TunnelSessionId, Arc<dyn Present>>,
     changed: BTreeSet<TunnelSessionId>,
+    /// Counts followers.
+    followers: u64,
+    followed: BTreeMap<u64, Unheard>,
+}
+
+/// What one follower has not heard of.
+struct Unheard {
+    changed: BTreeSet<TunnelSessionId>,
+    wake: Arc<Notify>,
+}
+
+impl Presence {
+    fn note(&mut self, id: TunnelSessionId) {
+        self.changed.insert(id);
+        for unheard in self.followed.values_mut() {
+            unheard.changed.insert(id);
+            unheard.wake.notify_one();
+        }
+    }
+}
+
+/// Hears which sessions change, beside control.
+pub struct Follower {
+    presence: Arc<Mutex<Presence>>,
+    number: u64,
+    wake: Arc<Notify>,
+}
+
+impl Follower {
+    /// Waits until a session has begun, changed or ended, and gives which.
+    pub async fn next(&mut self) -> TunnelSessionId {
+        loop {
+            let changed = {
+                let mut presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner);
+                presence.followed.get_mut(&self.number).and_then(|unheard| unheard.changed.pop_first())
+            };
+            match changed {
+                Some(changed) => return changed,
+                None => self.wake.notified().await,
+            }
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.presence.lock().unwrap_or_else(PoisonError::into_inner).followed.remove(&self.number);
+    }
 }
 
 impl Reports {
     /// An empty outbox and the end that the feed drains. `dropped` counts events lost.
     pub fn new(dropped: Counter) -> (Self, mpsc::Receiver<FromEdge>) {
         let (events, queue) = mpsc::channel(EVENTS_MAX);
-        (Self { presence: Mutex::default(), changed: Notify::new(), events, dropped }, queue)
+        (Self { presence: Arc::default(), changed: Arc::default(), events, dropped }, queue)
     }
 
     /// A session began.
     pub fn session(&self, id: TunnelSessionId, session: Arc<dyn Present>) {
         let mut presence = self.presence();
         presence.sessions.insert(id, session);
-        presence.changed.insert(id);
+        presence.note(id);
         self.changed.notify_one();
     }
 
@@ -62,7 +110,7 @@ impl Reports {
     pub fn session_changed(&self, id: TunnelSessionId) {
         let mut presence = self.presence();
         if presence.sessions.contains_key(&id) {
-            presence.changed.insert(id);
+            presence.note(id);
             self.changed.notify_one();
         }
     }
@@ -71,8 +119,18 @@ impl Reports {
     pub fn session_ended(&self, id: TunnelSessionId) {
         let mut presence = self.presence();
         presence.sessions.remove(&id);
-        presence.changed.insert(id);
+        presence.note(id);
         self.changed.notify_one();
+    }
+
+    /// Tells of sessions that change from now on, whatever control hears.
+    pub fn follow(&self) -> Follower {
+        let mut presence = self.presence();
+        presence.followers += 1;
+        let (number, wake) = (presence.followers, Arc::<Notify>::default());
+        let unheard = Unheard { changed: BTreeSet::new(), wake: Arc::clone(&wake) };
+        presence.followed.insert(number, unheard);
+        Follower { presence: Arc::clone(&self.presence), number, wake }
     }
 
     /// Something happened. Long paths and logs are cut, so that the queue is bounded in bytes too.
@@ -189,6 +247,22 @@ mod tests {
         reports.session_changed(id(2));
         assert!(matches!(reports.change().await, FromEdge::Session { session, .. } if session == id(2)));
         assert!(reports.presence().changed.is_empty(), "what a snapshot told is no news");
+    }
+
+    #[tokio::test]
+    async fn each_follower_hears_of_every_change_whatever_control_was_told() {
+        let (reports, _queue) = Reports::new(Counter::default());
+        let mut first = reports.follow();
+        reports.session(id(1), Arc::new(Carries(0)));
+        let mut second = reports.follow();
+        reports.session_changed(id(1));
+        assert!(matches!(reports.change().await, FromEdge::Session { .. }));
+        assert_eq!((first.next().await, second.next().await), (id(1), id(1)));
+        let waits = tokio::spawn(async move { first.next().await });
+        reports.session_ended(id(1));
+        assert_eq!((waits.await.unwrap(), second.next().await), (id(1), id(1)));
+        drop(second);
+        assert!(reports.presence().followed.is_empty());
     }
 
     #[tokio::test]

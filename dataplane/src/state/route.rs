@@ -124,6 +124,11 @@ impl RouteTable {
         self.find(Some(account), url.scheme(), url.host(), url.port()).map(|(_, pool)| pool)
     }
 
+    /// The pool at the place of an endpoint.
+    pub fn beside(&self, endpoint: &Endpoint) -> Option<Pool> {
+        self.exact(&RouteKey::of(endpoint))
+    }
+
     /// Sessions of the agents that serve a public name under any scheme; `port`: of `tcp://` alone.
     pub fn agents_at(&self, host: &Host, port: Option<u16>) -> Vec<TunnelSessionId> {
         let places = match port {

@@ -1,6 +1,6 @@
 //! `Health`: whether new work may go to an endpoint, from all that is known against it. An upstream that was refused is set
 //! aside at once and tried again with backoff, one stream at a time; one that fails its agent's checks waits until they pass;
-//! one that answered too many errors is ejected for a while.
+//! one that answered too many errors, or too slowly, is ejected for a while.
 //!
 //! Decides from what streams and agents report and from the time, which is an argument. Does not know pools or streams.
 
@@ -47,7 +47,7 @@ pub enum Against {
     Refused,
     /// Its agent's checks fail.
     Checks,
-    /// It answered too many errors.
+    /// It answered too many errors, or too slowly.
     Errors,
 }
 
@@ -238,8 +238,7 @@ impl Health {
 
     /// Takes what a request came to. True: the endpoint is to be ejected, if its pool can do without it.
     pub fn noted(&self, answer: UpstreamAnswer, limits: &OutlierLimits) -> bool {
-        let is_good = matches!(answer, UpstreamAnswer::Status(status) if status < 500);
-        if !limits.count_answers() || (is_good && !self.has_errors.load(Ordering::Relaxed)) {
+        if !limits.count_answers() || (limits.is_good(answer) && !self.has_errors.load(Ordering::Relaxed)) {
             return false;
         }
         let mut held = self.held();
@@ -445,17 +444,15 @@ mod tests {
             ..OutlierLimits::default()
         };
         let (health, start) = (Health::new(limits.slow_start, Box::new(|_, _| {})), Instant::now());
-        assert!(!health.noted(UpstreamAnswer::Status(500), &limits));
-        assert!(!health.noted(UpstreamAnswer::Status(200), &limits));
-        assert!(!health.noted(UpstreamAnswer::Status(500), &limits));
+        let status = |status| UpstreamAnswer::Status { status, waited: None };
+        assert!(!health.noted(status(500), &limits));
+        assert!(!health.noted(status(200), &limits));
+        assert!(!health.noted(status(500), &limits));
         assert!(health.noted(UpstreamAnswer::None, &limits));
         let until = health.eject(start, &limits);
         assert_eq!((until, health.standing(start)), (start + ms(5_000), Standing::Aside));
         assert_eq!(health.report(start, 7_000).state, HealthState::Ejected);
-        assert!(
-            !health.noted(UpstreamAnswer::Status(500), &limits)
-                && !health.noted(UpstreamAnswer::Status(500), &limits)
-        );
+        assert!(!health.noted(status(500), &limits) && !health.noted(status(500), &limits));
         health.settle(until);
         assert_eq!(health.standing(until), Standing::Starting);
         assert_eq!((0..100).filter(|_| health.takes_turn(until + ms(5_000))).count(), 50);

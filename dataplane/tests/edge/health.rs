@@ -18,6 +18,12 @@ use crate::links::soon;
 const API: &str = "api.example.com";
 const HTTP: &str = "https://rest-api.clinic1.internal";
 
+/// The status of an answer that comes late.
+const LATE: u16 = 299;
+/// What is slow, and how late a late answer comes.
+const SLOW: Duration = Duration::from_millis(500);
+const LATE_BY: Duration = Duration::from_millis(700);
+
 /// Answers every request with its name, and with a status that the test may change.
 fn service(mut agent: Agent, name: &'static str) -> Arc<AtomicU16> {
     let status = Arc::new(AtomicU16::new(200));
@@ -32,6 +38,9 @@ fn service(mut agent: Agent, name: &'static str) -> Arc<AtomicU16> {
                     if request.ends_with(b"\r\n\r\n") {
                         request.clear();
                         let status = answers.load(Ordering::SeqCst);
+                        if status == LATE {
+                            tokio::time::sleep(LATE_BY).await;
+                        }
                         let length = name.len();
                         let answer = format!("HTTP/1.1 {status} x\r\ncontent-length: {length}\r\n\r\n{name}");
                         stream.write_all(answer.as_bytes()).await.unwrap();
@@ -139,4 +148,20 @@ async fn a_member_that_answers_errors_in_a_row_is_ejected_for_a_while_and_never_
     soon("the return", || lab.edge.metrics.endpoints_ejected.get() == 0).await;
     let [of_a, of_b] = shares(&lab, 8).await;
     assert!(of_a > 0 && of_b > 0, "{of_a} {of_b}");
+}
+
+#[tokio::test]
+async fn a_member_that_answers_late_in_a_row_is_ejected() {
+    let limits = OutlierLimits { consecutive_slow: 2, slow: SLOW, ..OutlierLimits::default() };
+    let lab = forwarding(Lab::ejecting(limits));
+    let (a, b) = (lab.agent(TOKEN).await, lab.agent(TOKEN).await);
+    a.bind(HTTP).await;
+    b.bind(HTTP).await;
+    let (a, _b) = (service(a, "a"), service(b, "b"));
+    a.store(LATE, Ordering::SeqCst);
+    while lab.edge.metrics.ejections.get() == 0 {
+        get(&lab).await;
+    }
+    let ejected = told(&lab).into_iter().find(|health| health.state == HealthState::Ejected).unwrap();
+    assert_eq!(ejected.reason, "2 answers in a row took more than 500 ms");
 }

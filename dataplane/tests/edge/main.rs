@@ -14,6 +14,7 @@ mod links;
 mod owners;
 mod peers;
 mod pooling;
+mod processes;
 mod quic;
 mod quic_agent;
 mod raw;

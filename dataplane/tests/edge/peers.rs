@@ -30,16 +30,16 @@ const TARGET: &str = "tcp://db.clinic1.internal:433";
 /// Seconds a test waits for a state.
 const WAIT_SECS_MAX: u64 = 30;
 
-fn id(n: u8) -> EdgeId {
+pub(crate) fn id(n: u8) -> EdgeId {
     EdgeId::new(ksuid(n))
 }
 
-fn proof(authority: &Authority, n: u8) -> PeerTls {
+pub(crate) fn proof(authority: &Authority, n: u8) -> PeerTls {
     let (certificate, key) = authority.edge(id(n));
     PeerTls::new(&certificate, &key, &authority.pem(), ALPN_PEER).unwrap()
 }
 
-fn peer(n: u8, at: Option<SocketAddr>) -> ToEdge {
+pub(crate) fn peer(n: u8, at: Option<SocketAddr>) -> ToEdge {
     let peers = at.map(|at| at.to_string()).unwrap_or_default();
     ToEdge::Peer(PeerEdge {
         edge: id(n),
@@ -144,6 +144,51 @@ async fn a_visitor_reaches_an_agent_of_another_edge_until_it_is_withdrawn() {
     assert_eq!(two.visitors.edge.metrics.peer_endpoints.get(), 0);
     until(|| two.agents.edge.metrics.peer_connections_open.get() == 0).await;
     assert!(two.visit(b"x").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_when_another_process_takes_the_place_of_an_edge_until_the_edge_is_withdrawn() {
+    let two = Two::start();
+    let agent = two.agents.agent(TOKEN).await;
+    agent.bind(TARGET).await;
+    two.told().await;
+    let _agent = agent.echo(b"hello ");
+    let mut open = two.visitors.visit().await;
+    let mut said = [0; 7];
+    open.write_all(b"1").await.unwrap();
+    open.read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, b"hello 1");
+
+    // At the visitors' edge the other one is another process, and the other way round.
+    let replaced = |n, at: Option<SocketAddr>| {
+        let peers = at.map(|at| at.to_string()).unwrap_or_default();
+        let reach = EdgeReach { peers, agents: "elsewhere.example:443".into(), ..EdgeReach::default() };
+        ToEdge::Peer(PeerEdge { edge: id(n), reach, draining: false })
+    };
+    let before = Arc::clone(&two.visitors.edge.peers.ways()[&id(1)]);
+    two.tell(replaced(1, Some(two.at)));
+    two.agents.agents.peers.take(&two.agents.edge, replaced(2, None));
+    two.told().await;
+    assert!(!before.session.is_alive(), "no visitor is sent over the way before");
+    for word in 0..10_u8 {
+        open.write_all(&[word]).await.unwrap();
+        let mut back = [0];
+        open.read_exact(&mut back).await.unwrap();
+        assert_eq!(back, [word]);
+    }
+    assert_eq!(two.visit(b"2").await, b"hello 2");
+    open.shutdown().await.unwrap();
+    assert_eq!(open.read_to_end(&mut Vec::new()).await.unwrap(), 0);
+    // With its last stream the way before is given up; those of now stay.
+    until(|| two.agents.edge.metrics.peer_connections_open.get() == i64::try_from(SHARDS).unwrap()).await;
+
+    let mut open = two.visitors.visit().await;
+    open.write_all(b"3").await.unwrap();
+    open.read_exact(&mut said).await.unwrap();
+    two.tell(replaced(1, None));
+    two.tell(ToEdge::PeerGone { edge: id(1) });
+    let ended = timeout(Duration::from_secs(WAIT_SECS_MAX), open.read_to_end(&mut Vec::new())).await;
+    assert!(ended.is_ok(), "an edge that is withdrawn carries nothing");
 }
 
 #[tokio::test]

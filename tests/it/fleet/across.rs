@@ -20,7 +20,7 @@ use crate::visitor::Visitor;
 const OWN_HOST: &str = "own.clinic-network.com";
 
 /// An edge that has joined, and runs.
-pub(super) fn edge(lab: &TestLab, name: &str, tcp: &str) -> Result<RemoteEdge> {
+pub(crate) fn edge(lab: &TestLab, name: &str, tcp: &str) -> Result<RemoteEdge> {
     let mut edge = RemoteEdge::new(lab.programs(), &lab.file(name))?;
     edge.tcp_at(tcp.parse()?);
     let joined = edge.join(&join_string(lab, name)?)?;
@@ -30,12 +30,12 @@ pub(super) fn edge(lab: &TestLab, name: &str, tcp: &str) -> Result<RemoteEdge> {
 }
 
 /// Where an agent connects that holds a session at this edge alone.
-fn only(edge: &RemoteEdge) -> String {
+pub(super) fn only(edge: &RemoteEdge) -> String {
     format!("{}\n  connect_edges: 1", edge.connect())
 }
 
 /// The id of an edge.
-pub(super) fn id(edge: &RemoteEdge) -> Result<String> {
+pub(crate) fn id(edge: &RemoteEdge) -> Result<String> {
     let identity = std::fs::read_to_string(edge.dir().join("edge/identity.json"))?;
     let identity: Value = serde_json::from_str(&identity)?;
     Ok(identity["edge"].as_str().context("an id")?.to_owned())

@@ -1,7 +1,5 @@
 //! Accounts of a lab besides its first, made by commands of `ebbgate-control`.
 
-use std::process::Command;
-
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
@@ -11,8 +9,7 @@ use crate::lab::{Lab, local};
 impl Lab {
     /// Runs one command of `ebbgate-control` with this lab's directory, and returns what it prints.
     pub fn control_command(&self, words: &[&str]) -> Result<Value> {
-        let mut command = Command::new(self.programs().control());
-        let ran = command.args(words).arg("--dir").arg(self.dir()).output()?;
+        let ran = self.control_program().args(words).arg("--dir").arg(self.dir()).output()?;
         let said = String::from_utf8_lossy(&ran.stderr);
         ensure!(ran.status.success(), "ebbgate-control {words:?}: {}", said.trim());
         Ok(serde_json::from_slice(&ran.stdout)?)

@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use crate::lab::{Lab, local};
+use crate::machine::Machine;
 use crate::process::{Daemon, Spec};
 use crate::token;
 
@@ -41,6 +42,22 @@ impl Lab {
         endpoints: &str,
         connect: &str,
     ) -> Result<Daemon> {
+        self.agent_spec(name, authtoken, endpoints, connect)?.netns(netns).start(&self.log_dir())
+    }
+
+    /// The same on a machine of a mesh.
+    pub fn agent_on(
+        &self,
+        machine: &Machine,
+        name: &str,
+        authtoken: &str,
+        endpoints: &str,
+        connect: &str,
+    ) -> Result<Daemon> {
+        self.agent_spec(name, authtoken, endpoints, connect)?.on(machine).start(&self.log_dir())
+    }
+
+    fn agent_spec(&self, name: &str, authtoken: &str, endpoints: &str, connect: &str) -> Result<Spec> {
         let cas = self.connect_ca();
         let text = format!(
             "version: 3\nagent:\n  authtoken: {authtoken}\n  connect_url: {connect}\n  connect_cas: {}\nendpoints:\n{endpoints}",
@@ -48,10 +65,6 @@ impl Lab {
         );
         let file = self.dir().join(format!("{name}.yml"));
         token::write_secret(&file, &text)?;
-        Spec::new(name, self.programs().agent())
-            .args(["start", "--all", "--config"])
-            .arg(file)
-            .netns(netns)
-            .start(&self.log_dir())
+        Ok(Spec::new(name, self.programs().agent()).args(["start", "--all", "--config"]).arg(file))
     }
 }

@@ -2,28 +2,20 @@
 //! namespaces. Members can be killed, stopped for a while and started again.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::machine::Machine;
 use crate::ports::{Claim, Ports};
 use crate::process::{Daemon, Signal, Spec};
 use crate::wait;
 
 /// Seconds members may take until they answer.
 const READY_SECS_MAX: u64 = 60;
-
-/// Where a member runs.
-#[derive(Debug, Clone)]
-pub struct Host {
-    /// Its address.
-    pub address: String,
-    /// Its network namespace; None: this one.
-    pub netns: Option<String>,
-}
 
 /// Files of the members' TLS (PEM). Clients must show a certificate of the same authority.
 #[derive(Debug, Clone)]
@@ -32,11 +24,13 @@ pub struct Tls {
     pub ca: PathBuf,
     /// Certificate and key that members show, and that `etcdctl` shows them.
     pub identity: (PathBuf, PathBuf),
+    /// Certificate and key of clients.
+    pub client: (PathBuf, PathBuf),
 }
 
 struct Member {
     name: String,
-    host: Host,
+    machine: Machine,
     client: u16,
     peer: u16,
     daemon: Option<Daemon>,
@@ -54,20 +48,19 @@ pub struct Etcd {
 impl Etcd {
     /// Starts members on loopback, with all their state below a directory.
     pub fn start(dir: &Path, members: usize) -> Result<Self> {
-        let here = Host { address: "127.0.0.1".into(), netns: None };
-        Self::on(dir, &vec![here; members], None, &[])
+        Self::on(dir, &vec![Machine::here(Ipv4Addr::LOCALHOST); members], None, &[])
     }
 
-    /// Starts one member on each host.
-    pub fn on(dir: &Path, hosts: &[Host], tls: Option<Tls>, flags: &[&str]) -> Result<Self> {
+    /// Starts one member on each machine.
+    pub fn on(dir: &Path, machines: &[Machine], tls: Option<Tls>, flags: &[&str]) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let (ports, claim) = Ports::free()?;
-        let member = |(at, host): (usize, &Host)| {
+        let member = |(at, machine): (usize, &Machine)| {
             let at = u16::try_from(at)?;
             let (client, peer) = (ports.nth(2 * at), ports.nth(2 * at + 1));
-            Ok(Member { name: format!("etcd{at}"), host: host.clone(), client, peer, daemon: None })
+            Ok(Member { name: format!("etcd{at}"), machine: *machine, client, peer, daemon: None })
         };
-        let members = hosts.iter().enumerate().map(member).collect::<Result<Vec<_>>>()?;
+        let members = machines.iter().enumerate().map(member).collect::<Result<Vec<_>>>()?;
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let mut etcd = Self { dir: dir.to_owned(), members, tls, flags, _claim: claim };
         for at in 0..etcd.members.len() {
@@ -79,9 +72,19 @@ impl Etcd {
 
     /// How control is told where it is.
     pub fn url(&self) -> String {
-        let hosts: Vec<_> =
-            self.members.iter().map(|member| format!("{}:{}", member.host.address, member.client)).collect();
-        format!("etcd://{}", hosts.join(","))
+        let places: Vec<_> =
+            self.members.iter().map(|member| member.machine.at(member.client).to_string()).collect();
+        format!("etcd://{}", places.join(","))
+    }
+
+    /// Flags by which control finds it, and shows its certificate.
+    pub fn store_flags(&self) -> Vec<String> {
+        let tls = self.tls.iter().flat_map(|tls| {
+            let Tls { ca, client: (cert, key), .. } = tls;
+            [("--store-ca", ca), ("--store-cert", cert), ("--store-key", key)]
+        });
+        let tls = tls.flat_map(|(flag, file)| [flag.to_owned(), file.display().to_string()]);
+        ["--store".to_owned(), self.url()].into_iter().chain(tls).collect()
     }
 
     /// Number of members.
@@ -151,15 +154,8 @@ impl Etcd {
     /// Runs `etcdctl` against one member.
     pub fn ctl(&self, at: usize, args: &[&str]) -> Result<String> {
         let member = self.member(at);
-        let mut command = match &member.host.netns {
-            // A namespace's loopback is its own, and whoever asks from inside needs no way there.
-            Some(netns) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", netns, "etcdctl"]);
-                command
-            }
-            None => Command::new("etcdctl"),
-        };
+        // A namespace's loopback is its own, and whoever asks from inside needs no way there.
+        let mut command = member.machine.command("etcdctl");
         command.args(["--dial-timeout", "1s", "--command-timeout", "2s", "--endpoints"]);
         command.arg(self.client_url(member));
         if let Some(tls) = &self.tls {
@@ -182,11 +178,11 @@ impl Etcd {
 
     fn client_url(&self, member: &Member) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
-        format!("{scheme}://{}:{}", member.host.address, member.client)
+        format!("{scheme}://{}", member.machine.at(member.client))
     }
 
     fn spawn(&mut self, at: usize) -> Result<()> {
-        let peer_url = |member: &Member| format!("http://{}:{}", member.host.address, member.peer);
+        let peer_url = |member: &Member| format!("http://{}", member.machine.at(member.peer));
         let all = self.members.iter().map(|member| format!("{}={}", member.name, peer_url(member)));
         let all = all.collect::<Vec<_>>().join(",");
         let member = self.member(at);
@@ -203,7 +199,7 @@ impl Etcd {
             spec = spec.arg("--trusted-ca-file").arg(&tls.ca).arg("--client-cert-auth");
             spec = spec.arg("--cert-file").arg(&tls.identity.0).arg("--key-file").arg(&tls.identity.1);
         }
-        let daemon = spec.netns(member.host.netns.as_deref()).start(&self.dir.join("log"))?;
+        let daemon = spec.on(&member.machine).start(&self.dir.join("log"))?;
         self.member_mut(at).daemon = Some(daemon);
         Ok(())
     }

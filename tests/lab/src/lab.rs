@@ -2,7 +2,7 @@
 //!
 //! Knows the programs by their documented flags and files only. What runs *in* the lab is its user's business.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::api::Api;
+use crate::machine::Machine;
 use crate::ports::{Claim, Ports};
 use crate::process::{Daemon, Spec};
 use crate::successor::Successor;
@@ -74,6 +75,7 @@ pub struct Lab {
     edge_args: Vec<OsString>,
     edge_env: Vec<(String, OsString)>,
     control_args: Vec<OsString>,
+    machine: Machine,
     control: Option<Daemon>,
     edge: Option<Daemon>,
     successors: Vec<Successor>,
@@ -84,11 +86,11 @@ pub struct Lab {
 impl Lab {
     /// Takes a directory, making it and running `ebbgate-control init` when it is new. Starts nothing.
     pub fn open(dir: &Path, programs: Programs) -> Result<Self> {
-        Self::open_with(dir, programs, &[])
+        Self::open_with::<&str>(dir, programs, &[])
     }
 
     /// The same, with further flags for `init`.
-    pub fn open_with(dir: &Path, programs: Programs, init: &[&str]) -> Result<Self> {
+    pub fn open_with<A: AsRef<OsStr>>(dir: &Path, programs: Programs, init: &[A]) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
         let dir = dir.canonicalize()?;
         let lock = File::create(dir.join("lab.lock"))?;
@@ -106,6 +108,7 @@ impl Lab {
             edge_args: Vec::new(),
             edge_env: Vec::new(),
             control_args: Vec::new(),
+            machine: Machine::here(Ipv4Addr::LOCALHOST),
             control: None,
             edge: None,
             successors: Vec::new(),
@@ -142,6 +145,16 @@ impl Lab {
     /// Runs the edge in a network namespace.
     pub fn edge_netns(&mut self, name: &str) {
         self.edge_netns = Some(name.to_owned());
+    }
+
+    /// Runs control on a machine of a mesh from its next start on. Its API is served there alone.
+    pub fn control_on(&mut self, machine: &Machine) {
+        self.machine = *machine;
+    }
+
+    /// `ebbgate-control`, to be run where control runs.
+    pub fn control_program(&self) -> Command {
+        self.machine.command(self.programs.control())
     }
 
     /// The lab's directory, absolute.
@@ -185,7 +198,7 @@ impl Lab {
         Ok(Api::new(local(self.ports.api()), &self.api_key()?))
     }
 
-    fn init(&self, flags: &[&str]) -> Result<()> {
+    fn init<A: AsRef<OsStr>>(&self, flags: &[A]) -> Result<()> {
         let (first, last) = self.ports.tcp_range();
         let output = Command::new(self.programs.control())
             .args(["init", "--tcp-host", TCP_HOST, "--tcp-ports", &format!("{first}-{last}")])
@@ -210,7 +223,8 @@ impl Lab {
             .args(["--admin".into(), local(self.ports.control_admin()).to_string()])
             // Tests and scripts call faster than a tenant may.
             .args(["--rate-limit", "0"])
-            .args(&self.control_args);
+            .args(&self.control_args)
+            .on(&self.machine);
         let mut daemon = spec.start(&self.log_dir())?;
         wait_ready(&self.dir, "control", &mut daemon)?;
         self.control = Some(daemon);

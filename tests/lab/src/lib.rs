@@ -19,6 +19,7 @@ pub mod http;
 pub mod kills;
 pub mod lab;
 pub mod linear;
+pub mod machine;
 pub mod mesh;
 pub mod netns;
 pub mod oidc;

@@ -15,15 +15,17 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::api::{Api, text};
-use crate::etcd::{Etcd, Host};
+use crate::etcd::Etcd;
 use crate::history::{Kind, Op, Verdict, check};
 use crate::lab::{Lab, Programs};
-use crate::mesh::{MEMBERS, Mesh};
+use crate::mesh::Mesh;
 use crate::process::Signal;
 use crate::random::Random;
 use crate::replica::Replica;
 use crate::wait;
 
+/// Members of the etcd.
+pub const MEMBERS: usize = 3;
 /// Clients of each control.
 const CLIENTS: u64 = 3;
 /// Registers.
@@ -68,7 +70,7 @@ pub struct Report {
     pub linearizable: bool,
 }
 
-/// Runs until there were so many operations. With a mesh, members have hosts of their own and can be cut off.
+/// Runs until there were so many operations. With a mesh, members have machines of their own and can be cut off.
 pub fn run(
     dir: &Path,
     programs: &Programs,
@@ -149,23 +151,9 @@ struct Cluster {
 fn cluster(dir: &Path, programs: &Programs, mesh: Option<&Mesh>) -> Result<Cluster> {
     let etcd = match mesh {
         None => Etcd::start(&dir.join("etcd"), MEMBERS)?,
-        Some(mesh) => {
-            let hosts: Vec<Host> = (0..MEMBERS).map(|at| mesh.host(at)).collect();
-            Etcd::on(&dir.join("etcd"), &hosts, Some(mesh.tls(dir)?), &[])?
-        }
+        Some(mesh) => Etcd::on(&dir.join("etcd"), mesh.machines(), Some(mesh.tls(dir)?), &[])?,
     };
-    let url = etcd.url();
-    let mut flags: Vec<String> = vec!["--store".into(), url];
-    if mesh.is_some() {
-        let tls = |name: &str| dir.join(name).display().to_string();
-        for (flag, file) in
-            [("--store-ca", "ca.pem"), ("--store-cert", "client.pem"), ("--store-key", "client.key")]
-        {
-            flags.extend([flag.to_owned(), tls(file)]);
-        }
-    }
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let mut lab = Lab::open_with(&dir.join("lab"), programs.clone(), &flags)?;
+    let mut lab = Lab::open_with(&dir.join("lab"), programs.clone(), &etcd.store_flags())?;
     lab.start_control()?;
     let mut replica = Replica::new(&lab, &dir.join("replica"))?;
     replica.start()?;
@@ -293,38 +281,25 @@ pub struct Args {
     /// Repeats a run's choices
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Give every member a host of its own (network namespaces), and cut the leader's link too (root only)
+    /// Give every member a machine of its own (network namespaces), and cut the leader's link too (root only)
     #[arg(long)]
     partition: bool,
     /// The folder with `ebbgate-control`
     #[arg(long, value_name = "DIR")]
     programs: std::path::PathBuf,
-    /// Set by the verb itself, inside of the mesh's hub
-    #[arg(long, hide = true, value_name = "MESH")]
-    inside: Option<String>,
 }
 
 /// Runs it in a temporary directory and prints the report as a line of JSON.
 pub fn run_verb(args: &Args) -> Result<()> {
-    if args.partition && args.inside.is_none() {
-        let mesh = Mesh::new()?;
-        return mesh.run_inside(&[
-            "linear",
-            "--partition",
-            "--inside",
-            mesh.name(),
-            "--operations",
-            &args.operations.to_string(),
-            "--seed",
-            &args.seed.to_string(),
-            "--programs",
-            &args.programs.display().to_string(),
-        ]);
-    }
-    let mesh = args.inside.as_deref().map(Mesh::of);
     let dir = tempfile::Builder::new().prefix("ebb-linear-").tempdir()?;
-    let report =
-        run(dir.path(), &Programs::in_dir(&args.programs), mesh.as_ref(), args.operations, args.seed)?;
+    let programs = Programs::in_dir(&args.programs);
+    let run = |mesh| run(dir.path(), &programs, mesh, args.operations, args.seed);
+    let report = if args.partition {
+        let mesh = Mesh::new(MEMBERS)?;
+        mesh.hub().enter(|| run(Some(&mesh)))?
+    } else {
+        run(None)?
+    };
     println!("{}", serde_json::to_string(&report)?);
     ensure!(report.linearizable, "the history is not linearizable");
     Ok(())

@@ -1,101 +1,116 @@
-//! Hosts for the members of an etcd on this machine: a network namespace each, joined by a bridge in one more, the hub.
-//! Whoever asks the members runs in the hub. Root only. A member's link can be taken down.
+//! Machines on this machine, joined by a bridge in one more, the hub: network namespaces (root only). A machine's link can be
+//! taken down, and two machines can be cut off from each other.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::etcd::{Host, Tls};
+use crate::etcd::Tls;
+use crate::machine::{Holder, Machine};
 use crate::program::is_root;
 
-/// Members.
-pub const MEMBERS: usize = 3;
+/// Most machines of a mesh.
+pub const MACHINES_MAX: usize = 200;
+/// Network of the machines, and the hub's number there.
+const NETWORK: [u8; 3] = [10, 78, 0];
+const HUB: u8 = 254;
 
-/// The namespaces; gone when the one that made them is dropped.
+/// The machines; gone when dropped. End what runs on them first.
 pub struct Mesh {
-    name: String,
-    is_owner: bool,
+    hub: Machine,
+    machines: Vec<Machine>,
+    /// What keeps them, the hub's first.
+    holders: Vec<Holder>,
 }
 
 impl Mesh {
-    /// Makes them.
-    pub fn new() -> Result<Self> {
+    /// Makes so many machines and the hub.
+    pub fn new(machines: usize) -> Result<Self> {
         ensure!(is_root(), "network namespaces need root");
-        let mesh = Self { name: format!("ebb-{}-m", std::process::id()), is_owner: true };
-        let hub = mesh.hub();
-        ip(&["netns", "add", &hub])?;
-        ip(&["-n", &hub, "link", "set", "lo", "up"])?;
-        ip(&["-n", &hub, "link", "add", "bridge", "type", "bridge"])?;
-        ip(&["-n", &hub, "address", "add", "10.78.0.254/24", "dev", "bridge"])?;
-        ip(&["-n", &hub, "link", "set", "bridge", "up"])?;
-        for at in 0..MEMBERS {
-            let (member, link) = (mesh.member(at), format!("m{at}"));
-            ip(&["netns", "add", &member])?;
-            ip(&["-n", &member, "link", "set", "lo", "up"])?;
-            ip(&[
-                "-n", &hub, "link", "add", &link, "type", "veth", "peer", "name", "uplink", "netns", &member,
-            ])?;
-            ip(&["-n", &hub, "link", "set", &link, "master", "bridge", "up"])?;
-            ip(&["-n", &member, "address", "add", &format!("{}/24", address(at)), "dev", "uplink"])?;
-            ip(&["-n", &member, "link", "set", "uplink", "up"])?;
+        ensure!(machines <= MACHINES_MAX, "a mesh has at most {MACHINES_MAX} machines");
+        let holder = Holder::new()?;
+        let hub = holder.machine(address(HUB));
+        run(&hub, "ip", &["link", "add", "bridge", "type", "bridge"])?;
+        address_of(&hub, "bridge")?;
+        run(&hub, "nft", &["add", "table", "bridge", "cuts"])?;
+        let chain = ["add", "chain", "bridge", "cuts", "pairs", "{ type filter hook forward priority 0; }"];
+        run(&hub, "nft", &chain)?;
+        let mut mesh = Self { hub, machines: Vec::new(), holders: vec![holder] };
+        for (at, number) in (0..machines).zip(1..) {
+            let holder = Holder::new()?;
+            let (link, pid) = (link(at), holder.pid());
+            let uplink = ["type", "veth", "peer", "name", "uplink", "netns", &pid];
+            run(&hub, "ip", &[&["link", "add", &link][..], &uplink].concat())?;
+            run(&hub, "ip", &["link", "set", &link, "master", "bridge", "up"])?;
+            let machine = holder.machine(address(number));
+            address_of(&machine, "uplink")?;
+            mesh.machines.push(machine);
+            mesh.holders.push(holder);
         }
         Ok(mesh)
     }
 
-    /// One that another process made.
-    pub fn of(name: &str) -> Self {
-        Self { name: name.to_owned(), is_owner: false }
+    /// The hub, from which all machines are reached.
+    pub fn hub(&self) -> &Machine {
+        &self.hub
     }
 
-    /// How another process finds it.
-    pub fn name(&self) -> &str {
-        &self.name
+    /// All machines but the hub.
+    pub fn machines(&self) -> &[Machine] {
+        &self.machines
     }
 
-    /// Where a member runs.
-    pub fn host(&self, at: usize) -> Host {
-        Host { address: address(at), netns: Some(self.member(at)) }
-    }
-
-    /// Takes a member's link down or up.
+    /// Takes a machine's link down or up.
     pub fn link(&self, at: usize, up: bool) -> Result<()> {
-        ip(&["-n", &self.hub(), "link", "set", &format!("m{at}"), if up { "up" } else { "down" }])
+        run(&self.hub, "ip", &["link", "set", &link(at), if up { "up" } else { "down" }])
     }
 
-    /// Runs `ebbgate-lab` in the hub, to its end.
-    pub fn run_inside(&self, args: &[&str]) -> Result<()> {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.hub()]).arg(std::env::current_exe()?).args(args);
-        let status = command.stdin(Stdio::null()).status()?;
-        ensure!(status.success(), "ebbgate-lab {args:?} in the hub: {status}");
-        Ok(())
+    /// Drops what two machines send each other, silently, until [`Self::heal`].
+    pub fn cut(&self, one: &Machine, other: &Machine) -> Result<()> {
+        let both = format!("{{ {}, {} }}", one.address(), other.address());
+        let rule =
+            ["add", "rule", "bridge", "cuts", "pairs", "ip", "saddr", &both, "ip", "daddr", &both, "drop"];
+        run(&self.hub, "nft", &rule)
     }
 
-    /// Makes an authority and certificates for members and clients in a directory: `ca.pem`, `member.*`, `client.*`.
+    /// Ends every [`Self::cut`].
+    pub fn heal(&self) -> Result<()> {
+        run(&self.hub, "nft", &["flush", "chain", "bridge", "cuts", "pairs"])
+    }
+
+    /// Makes an authority and certificates for an etcd on these machines and its clients, in a directory: `ca.pem`,
+    /// `member.*`, `client.*`.
     pub fn tls(&self, dir: &Path) -> Result<Tls> {
-        let addresses: Vec<_> = (0..MEMBERS).map(|at| format!("IP:{}", address(at))).collect();
+        let addresses: Vec<_> =
+            self.machines.iter().map(|machine| format!("IP:{}", machine.address())).collect();
         certificates(dir, &addresses.join(","))
-    }
-
-    fn hub(&self) -> String {
-        format!("{}h", self.name)
-    }
-
-    fn member(&self, at: usize) -> String {
-        format!("{}{at}", self.name)
     }
 }
 
-impl Drop for Mesh {
-    fn drop(&mut self) {
-        if self.is_owner {
-            for name in (0..MEMBERS).map(|at| self.member(at)).chain([self.hub()]) {
-                // One that was not made cannot be removed.
-                let _ = ip(&["netns", "del", &name]);
-            }
-        }
-    }
+/// Gives a machine its address, on one of its devices.
+fn address_of(machine: &Machine, device: &str) -> Result<()> {
+    run(machine, "ip", &["link", "set", "lo", "up"])?;
+    run(machine, "ip", &["address", "add", &format!("{}/24", machine.address()), "dev", device])?;
+    run(machine, "ip", &["link", "set", device, "up"])
+}
+
+fn run(machine: &Machine, program: &str, args: &[&str]) -> Result<()> {
+    let ran = machine.command(program).args(args).stdin(Stdio::null()).output()?;
+    let said = String::from_utf8_lossy(&ran.stderr);
+    ensure!(ran.status.success(), "{program} {}: {}", args.join(" "), said.trim());
+    Ok(())
+}
+
+/// The hub's end of a machine's link.
+fn link(at: usize) -> String {
+    format!("m{at}")
+}
+
+fn address(number: u8) -> Ipv4Addr {
+    let [a, b, c] = NETWORK;
+    Ipv4Addr::new(a, b, c, number)
 }
 
 /// Makes an authority, and certificates of it for members with these names and for clients.
@@ -144,15 +159,5 @@ pub fn certificates(dir: &Path, names: &str) -> Result<Tls> {
     }
     let pair =
         |name: &str| -> (PathBuf, PathBuf) { (file(&format!("{name}.pem")), file(&format!("{name}.key"))) };
-    Ok(Tls { ca: file("ca.pem"), identity: pair("member") })
-}
-
-fn address(at: usize) -> String {
-    format!("10.78.0.{}", at + 1)
-}
-
-fn ip(args: &[&str]) -> Result<()> {
-    let ran = Command::new("ip").args(args).stdin(Stdio::null()).output().context("run ip")?;
-    ensure!(ran.status.success(), "ip {}: {}", args.join(" "), String::from_utf8_lossy(&ran.stderr).trim());
-    Ok(())
+    Ok(Tls { ca: file("ca.pem"), identity: pair("member"), client: pair("client") })
 }

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process, kill_process_group};
 
+use crate::machine::Machine;
 use crate::wait;
 
 /// Seconds a process gets to stop by itself before it is killed.
@@ -31,6 +32,7 @@ pub struct Spec {
     user: Option<String>,
     dir: Option<PathBuf>,
     netns: Option<String>,
+    machine: Vec<String>,
     polite: Signal,
     on_parent_death: &'static str,
 }
@@ -46,6 +48,7 @@ impl Spec {
             user: None,
             dir: None,
             netns: None,
+            machine: Vec::new(),
             polite: Signal::TERM,
             on_parent_death: "KILL",
         }
@@ -93,6 +96,13 @@ impl Spec {
         self
     }
 
+    /// Runs on a machine of a mesh.
+    #[must_use]
+    pub fn on(mut self, machine: &Machine) -> Self {
+        self.machine = machine.prefix();
+        self
+    }
+
     /// Stops on SIGINT, also when we die: PostgreSQL's fast shutdown.
     #[must_use]
     pub fn stop_by_interrupt(mut self) -> Self {
@@ -117,6 +127,7 @@ impl Spec {
             // Replaces itself by the program, so that the process id stays.
             command.args(["ip", "netns", "exec", name]);
         }
+        command.args(&self.machine);
         command.arg(&self.program).args(&self.args).envs(self.env);
         if let Some(dir) = &self.dir {
             command.current_dir(dir);

@@ -1,13 +1,14 @@
 //! Another control on the etcd of a lab: a directory with the same secrets, and ports of its own.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use crate::api::Api;
 use crate::lab::{Lab, Programs, local, wait_ready};
+use crate::machine::Machine;
 use crate::ports::{Claim, Ports};
 use crate::process::{Daemon, Spec};
 
@@ -22,6 +23,7 @@ pub struct Replica {
     key: String,
     /// Whether edges of other machines are served too.
     edges: bool,
+    machine: Machine,
     daemon: Option<Daemon>,
     _claim: Claim,
 }
@@ -45,20 +47,23 @@ impl Replica {
             ports,
             key,
             edges: false,
+            machine: Machine::here(Ipv4Addr::LOCALHOST),
             daemon: None,
             _claim: claim,
         })
     }
 
-    /// Has it serve edges of other machines from its next start on; gives where.
-    pub fn serve_edges(&mut self) -> SocketAddr {
+    /// Has it run on a machine and serve edges of others from its next start on; gives where.
+    pub fn serve_edges(&mut self, machine: &Machine) -> SocketAddr {
         self.edges = true;
-        local(self.ports.spare(0))
+        self.machine = *machine;
+        machine.at(self.ports.spare(0))
     }
 
     /// Starts it and waits until it is ready.
     pub fn start(&mut self) -> Result<()> {
-        let edges = self.edges.then(|| ["--edges".to_owned(), local(self.ports.spare(0)).to_string()]);
+        let edges =
+            self.edges.then(|| ["--edges".to_owned(), self.machine.at(self.ports.spare(0)).to_string()]);
         let mut daemon = Spec::new("replica", self.programs.control())
             .args(["serve", "--dir"])
             .arg(&self.dir)
@@ -66,6 +71,7 @@ impl Replica {
             .args(["--admin".into(), local(self.ports.control_admin()).to_string()])
             .args(["--rate-limit", "0"])
             .args(edges.into_iter().flatten())
+            .on(&self.machine)
             .start(&self.dir.join("log"))?;
         wait_ready(&self.dir, "control", &mut daemon)?;
         self.daemon = Some(daemon);

@@ -426,3 +426,51 @@ async fn over_a_real_socket() {
     }
     serving.abort();
 }
+
+/// An address that the edges of a ring do not have yet.
+fn waiting_address() -> (ObjectKey, Object) {
+    let spec = ebbgate_model::AddressSpec {
+        account: AccountId::new(ksuid(1)),
+        host: "tcp.example.com".parse().unwrap(),
+        port: 7,
+    };
+    (ObjectKey::Address(ebbgate_model::AddressId::new(ksuid(2))), Object::Address(Arc::new(spec)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn canary_edges_get_what_others_do_not_and_a_flag_is_followed_at_once() {
+    let control = Control::new();
+    let (canary, other) = (edge_id(1), edge_id(2));
+    control.presence.set_canary(canary, true);
+    control.plan(5);
+    let (mut one, mut two) = (control.join(canary, 0).await, control.join(other, 0).await);
+    one.beat();
+    two.beat();
+    one.take().await;
+    two.take().await;
+    let (key, object) = waiting_address();
+    let publish = |generation, overlay: crate::plan::overlay::Overlay| {
+        let mut state = control.published.0.try_write().expect("feeds hold it only while they gather");
+        state.live.set(&key, Some(object.clone()));
+        state.stage(crate::plan::overlay::Overlay::new(), overlay);
+        state.publish(generation);
+        drop(state);
+        control.publish.send_replace(Planned { generation: Some(generation), ..Planned::default() });
+    };
+    publish(6, [(key.clone(), None)].into());
+    let delta = async |edge: &mut Edge| {
+        let ToEdge::Delta { nonce, to, digest, changes, .. } = edge.hear().await else { panic!("a delta") };
+        edge.applied(&Received { nonce, from: None, to, digest }).await;
+        (to, changes.addresses.put.len())
+    };
+    assert_eq!(delta(&mut one).await, (6, 1));
+    assert_eq!(delta(&mut two).await, (6, 0), "it follows the generation, without the object");
+    control.shows(|presence| presence.live_generation() == Some(6)).await;
+
+    // Made a canary, it holds something else than it should: what differs is asked for.
+    control.presence.set_canary(other, true);
+    let ToEdge::Compare { buckets: true, .. } = two.hear().await else { panic!("a comparison") };
+    publish(7, crate::plan::overlay::Overlay::new());
+    let (to, _) = delta(&mut one).await;
+    assert_eq!(to, 7);
+}

@@ -36,6 +36,25 @@ fn change(state: &mut State, n: u16) {
     state.publish(state.generation + 1);
 }
 
+/// From the next generation on edges besides the canaries have another object in place of one, or none, or as it is.
+fn hold(state: &mut State, n: u16, other: u8) {
+    let (key, _) = address(n);
+    let mut rest = crate::plan::overlay::Overlay::new();
+    if other < 2 && state.live.get(&key).is_some() {
+        rest.insert(key, (other == 0).then(|| address(n + 1000).1));
+    }
+    state.stage(crate::plan::overlay::Overlay::new(), rest);
+    state.publish(state.generation + 1);
+}
+
+/// What the edges of a ring must have.
+fn seen(state: &State, ring: Ring) -> Program {
+    let all: Vec<ObjectKey> = state.live.after(None).map(|(key, _)| key.clone()).collect();
+    let mut program = Program { generation: state.generation, ..Program::default() };
+    program.apply(&state.changes(ring, &all), &mut Digests::default());
+    program
+}
+
 /// An edge: what it holds and puts together.
 #[derive(Debug, Clone, Default)]
 struct Edge {
@@ -260,6 +279,8 @@ enum Event {
     Damage(u16),
     Look,
     Restart,
+    Hold(u16, u8),
+    Ring(bool),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -271,6 +292,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0_u16..40).prop_map(Event::Damage),
         1 => Just(Event::Look),
         1 => Just(Event::Restart),
+        3 => (0_u16..40, 0_u8..3).prop_map(|(n, other)| Event::Hold(n, other)),
+        1 => any::<bool>().prop_map(Event::Ring),
     ]
 }
 
@@ -280,8 +303,9 @@ proptest! {
     fn an_edge_ends_up_with_the_newest_plan(events in proptest::collection::vec(event(), 0..80)) {
         let mut state = state(1, 20);
         let mut edge = Edge::default();
-        let mut outbox = edge.connect();
+        let (mut outbox, mut ring) = (edge.connect(), Ring::Rest);
         for event in events {
+            outbox.set_ring(ring);
             match event {
                 Event::Plan(n) => change(&mut state, n),
                 Event::Deliver => {
@@ -310,6 +334,8 @@ proptest! {
                     }
                 }
                 Event::Look => outbox.look(),
+                Event::Hold(n, other) => hold(&mut state, n, other),
+                Event::Ring(canary) => ring = if canary { Ring::Canary } else { Ring::Rest },
                 // Control starts anew: its log begins here.
                 Event::Restart => {
                     let live = std::mem::take(&mut state.live);
@@ -322,7 +348,14 @@ proptest! {
         change(&mut state, 41);
         edge.staged = None;
         outbox = edge.connect();
+        outbox.set_ring(ring);
         edge.settle(&mut outbox, &state);
+        prop_assert_eq!(&edge.held, &seen(&state, ring));
+        prop_assert_eq!(edge.digest(), state.digests(ring).root());
+        // Released, it holds what an edge holds that was fed the newest all along.
+        hold(&mut state, 0, 2);
+        edge.settle(&mut outbox, &state);
+        prop_assert_eq!(edge.digest(), state.live.digest());
         prop_assert_eq!(edge.held, state.live.program(state.generation));
     }
 }

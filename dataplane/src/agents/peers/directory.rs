@@ -4,6 +4,8 @@
 //! everything anew. What it has not named [`GRACE_SECS`] after it named all it knew is withdrawn: so long a control that was
 //! just started may not have heard of an edge.
 
+mod older;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,10 +17,11 @@ use super::super::bind::Has;
 use super::super::session::ENDPOINTS_MAX;
 use super::limits::{WAY_STREAMS_MAX, WAYS_MAX};
 use super::offered::{self, Offer};
+use super::shown::{self, Older, Shown};
 use crate::state::edge::Edge;
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::mailbox::Message;
-use crate::state::peers::PeerWay;
+use crate::state::peers::{PeerWay, Place};
 use crate::state::random;
 use crate::state::tables::{Effects, Tables};
 use crate::tunnel::peer::Elsewhere;
@@ -49,6 +52,8 @@ struct Table {
 
 struct Peer {
     about: PeerEdge,
+    /// Not another edge, but a process of this one that has handed over: no feed names it.
+    older: Option<Older>,
     /// The feed that named it last.
     named: u64,
     /// All its agents are reached over this one.
@@ -62,6 +67,8 @@ struct Session {
     named: u64,
     report: Arc<SessionReport>,
     served: BTreeMap<EndpointId, Served>,
+    /// What this edge tells control of it, if it is at an older process.
+    shown: Shown,
 }
 
 /// An endpoint that is among the routes.
@@ -174,33 +181,41 @@ impl Table {
                 peer.way.session.prefer_others(about.draining);
                 return edge.peers.put(about);
             }
-            // Another process, or somewhere else: nothing of what was there is known to be there.
-            Some(_) => self.gone(edge, id),
+            // Another process, or somewhere else: nothing of what was there is known to be there. The edge stays named, so
+            // that what its ways carry goes on, both those to it and those from it.
+            Some(_) => self.withdraw(edge, id),
             None if is_full => {
                 return tracing::error!(peer = %id, "there are more than {PEERS_MAX} edges; this one is left out");
             }
             None => {}
         }
-        let address = about.reach.peers.clone();
-        tracing::info!(peer = %id, address, agents = about.reach.agents, "another edge is there");
-        let session = SessionState::of_peer(TunnelSessionId::new(random::ksuid()), WAY_STREAMS_MAX);
-        session.prefer_others(about.draining);
-        let way = Arc::new(PeerWay { edge: id, address, session: Arc::new(session) });
-        self.peers.insert(
-            id,
-            Peer {
-                about: about.clone(),
-                named,
-                way: Arc::clone(&way),
-                has_ways: false,
-                sessions: BTreeMap::new(),
-            },
-        );
+        let place = Place::Address(about.reach.peers.clone());
+        tracing::info!(peer = %id, address = %place, agents = about.reach.agents, "another edge is there");
+        let way = self.insert(about.clone(), place, None);
         edge.peers.put(about);
         edge.peers.set_way(id, Some(way));
     }
 
+    /// A peer without sessions; the way to it.
+    fn insert(&mut self, about: PeerEdge, place: Place, older: Option<Older>) -> Arc<PeerWay> {
+        let session = SessionState::of_peer(TunnelSessionId::new(random::ksuid()), WAY_STREAMS_MAX);
+        session.prefer_others(about.draining);
+        let way = Arc::new(PeerWay { edge: about.edge, place, session: Arc::new(session) });
+        let (named, has_ways, sessions) = (self.feed, false, BTreeMap::new());
+        self.peers
+            .insert(about.edge, Peer { about, older, named, way: Arc::clone(&way), has_ways, sessions });
+        way
+    }
+
     fn gone(&mut self, edge: &Edge, gone: EdgeId) {
+        if self.peers.contains_key(&gone) {
+            edge.peers.remove(gone);
+            self.withdraw(edge, gone);
+        }
+    }
+
+    /// Forgets the process of an edge: no visitor is sent there any more.
+    fn withdraw(&mut self, edge: &Edge, gone: EdgeId) {
         let Some(peer) = self.peers.get(&gone) else { return };
         tracing::info!(peer = %gone, "another edge is gone");
         let sessions: Vec<_> = peer.sessions.keys().copied().collect();
@@ -210,14 +225,13 @@ impl Table {
         if let Some(peer) = self.peers.remove(&gone) {
             peer.way.session.end();
         }
-        edge.peers.remove(gone);
         edge.peers.set_way(gone, None);
     }
 
     fn session(&mut self, edge: &Edge, at: (EdgeId, TunnelSessionId), report: Arc<SessionReport>) {
         let feed = self.feed;
         let Some(peer) = self.peers.get_mut(&at.0) else { return };
-        if peer.about.reach.peers.is_empty() {
+        if peer.older.is_none() && peer.about.reach.peers.is_empty() {
             return;
         }
         if report.endpoints.len() > ENDPOINTS_MAX {
@@ -243,7 +257,7 @@ impl Table {
                 self.by_account.entry(report.account).or_default().insert(at);
                 self.by_credential.entry(report.credential).or_default().insert(at);
                 let served = BTreeMap::new();
-                peer.sessions.insert(at.1, Session { named: feed, report, served });
+                peer.sessions.insert(at.1, Session { named: feed, report, served, shown: Shown::default() });
             }
         }
         if !std::mem::replace(&mut peer.has_ways, true) {
@@ -256,6 +270,7 @@ impl Table {
     fn ended(&mut self, edge: &Edge, at: (EdgeId, TunnelSessionId)) {
         let session = self.peers.get_mut(&at.0).and_then(|peer| peer.sessions.remove(&at.1));
         let Some(session) = session else { return };
+        session.shown.hide(edge, at.1);
         for served in session.served.values() {
             withdraw(edge, served);
             if let Some(process) = process_of(&served.endpoint) {
@@ -288,6 +303,9 @@ impl Table {
             stays
         });
         for (id, said) in &report.endpoints {
+            if session.shown.is_superseded(*id) {
+                continue;
+            }
             if let Some(served) = session.served.get_mut(id)
                 && served.is_as(said, &report)
                 && !is_stale(&served.endpoint)
@@ -302,6 +320,12 @@ impl Table {
             let endpoint = before.as_ref().map(|served| served.endpoint.as_ref());
             let offer = Offer { way, at: place, session: &report, report: said, before: endpoint };
             match offer.endpoint(tables, has) {
+                Ok(endpoint) if peer.older.is_some() && shown::is_at_home(edge, &endpoint) => {
+                    session.shown.supersede(*id);
+                    if let Some(served) = before {
+                        withdraw(edge, &served);
+                    }
+                }
                 Ok(endpoint) => {
                     let mut lent_port = None;
                     match before.take() {
@@ -312,7 +336,7 @@ impl Table {
                         }
                         None => drop(edge.metrics.peer_endpoints.inc()),
                     }
-                    let lent_port = lent_port.or_else(|| lend(edge, &endpoint, said));
+                    let lent_port = lent_port.or_else(|| lend(edge, &endpoint, said, peer.older.is_some()));
                     told_of_health(&endpoint, said.upstream_refused);
                     edge.routes.put(Arc::clone(&endpoint));
                     edge.occupant_changed(&endpoint);
@@ -337,12 +361,17 @@ impl Table {
         if self.feed != feed {
             return;
         }
-        let unnamed: Vec<_> =
-            self.peers.iter().filter(|(_, peer)| peer.named != feed).map(|(id, _)| *id).collect();
+        let unnamed: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.named != feed && peer.older.is_none())
+            .map(|(id, _)| *id)
+            .collect();
         for gone in unnamed {
             self.gone(edge, gone);
         }
-        let sessions = self.peers.iter().flat_map(|(id, peer)| {
+        let edges = self.peers.iter().filter(|(_, peer)| peer.older.is_none());
+        let sessions = edges.flat_map(|(id, peer)| {
             let unnamed = peer.sessions.iter().filter(|(_, session)| session.named != feed);
             unnamed.map(|(session, _)| (*id, *session))
         });
@@ -386,9 +415,11 @@ fn withdraw(edge: &Edge, Served { endpoint, lent_port, .. }: &Served) {
 
 /// Opens the port that the other edge lent, so that visitors find the endpoint here too. None: it needs none, or another
 /// endpoint has the port here.
-fn lend(edge: &Edge, endpoint: &Endpoint, said: &AgentEndpointReport) -> Option<u16> {
+fn lend(edge: &Edge, endpoint: &Endpoint, said: &AgentEndpointReport, is_older: bool) -> Option<u16> {
     let is_lent = said.elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.lent_port);
-    is_lent.then(|| edge.lend_port(Some(endpoint.url.port()))).flatten()
+    let port = Some(endpoint.url.port());
+    let lend = || if is_older { edge.lend_port_again(port) } else { edge.lend_port(port) };
+    is_lent.then(lend).flatten()
 }
 
 /// The name of the process that serves an endpoint.

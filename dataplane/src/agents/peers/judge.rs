@@ -7,6 +7,17 @@ use crate::tunnel::origin::Origin;
 use crate::tunnel::peer::{HOPS_MAX, PeerHeader};
 use crate::tunnel::session::AgentRef;
 
+/// What asks for an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// Another edge, for an agent of this process.
+    Edge,
+    /// Another edge, for an agent of an older process of this edge, which passes nothing on.
+    EdgeOfOlder,
+    /// A newer process of this edge.
+    Newer,
+}
+
 /// Why a stream of another edge is not served. No byte of it went to an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotServed {
@@ -21,10 +32,11 @@ pub(super) enum NotServed {
     Silent,
 }
 
-/// `found`: the endpoint of the session that the header names, if it is connected to this edge.
+/// `found`: the endpoint of the session that the header names, if it is connected to this edge. `from`: whose stream it is.
 pub(super) fn judge(
     header: &PeerHeader,
     found: Option<&Arc<Endpoint>>,
+    from: Asker,
 ) -> Result<(AgentRef, Origin), NotServed> {
     if header.hops != HOPS_MAX {
         return Err(NotServed::Hops);
@@ -33,10 +45,11 @@ pub(super) fn judge(
         found.filter(|endpoint| endpoint.account == header.account && endpoint.url.scheme() == header.proto);
     let agent = match found.map(|endpoint| &endpoint.kind) {
         // An agent of a third edge is never asked, whatever was told of it.
-        Some(Kind::Agent(agent)) if agent.elsewhere.is_none() => agent,
+        Some(Kind::Agent(agent)) if agent.elsewhere.is_some() == (from == Asker::EdgeOfOlder) => agent,
         _ => return Err(NotServed::NotHere),
     };
-    if agent.session.is_silent() {
+    // A newer process has no other way to this agent.
+    if agent.session.is_silent() && from != Asker::Newer {
         return Err(NotServed::Silent);
     }
     let PeerHeader { client, server, proto, passthrough, .. } = *header;
@@ -64,8 +77,8 @@ mod tests {
             passthrough: false,
             hops: 1,
         };
-        let why = |header: &PeerHeader, found| judge(header, found).err();
-        let (agent, origin) = judge(&header, Some(&endpoint)).unwrap();
+        let why = |header: &PeerHeader, found| judge(header, found, Asker::Edge).err();
+        let (agent, origin) = judge(&header, Some(&endpoint), Asker::Edge).unwrap();
         assert_eq!((&*agent.bind, origin.client), ("bind-1", header.client));
         for hops in [0, 2, u8::MAX] {
             assert_eq!(why(&PeerHeader { hops, ..header.clone() }, Some(&endpoint)), Some(NotServed::Hops));
@@ -88,5 +101,9 @@ mod tests {
         agent.elsewhere = Some(Box::new(elsewhere));
         let third = Arc::new(third);
         assert_eq!(why(&header, Some(&third)), Some(NotServed::NotHere));
+        assert!(
+            judge(&header, Some(&third), Asker::EdgeOfOlder).is_ok(),
+            "an older process of this edge passes nothing on"
+        );
     }
 }

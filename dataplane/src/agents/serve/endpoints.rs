@@ -19,6 +19,7 @@ use super::super::session::{
 use super::{Connection, TEXT_BYTES_MAX, TICKET_SECS, short};
 use tokio::time::Instant;
 
+use crate::state::edge::Stage;
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::route::{AlreadyOnline, RouteTable};
 use crate::state::tables::Tables;
@@ -98,6 +99,12 @@ impl Connection {
         };
         let (endpoint, lent_port) = self.put_in_service(&wanted.place, make)?;
         let report = report(bind, &wanted, &endpoint, lent_port, now_s);
+        if edge.stage() > Stage::Serving && report.elsewhere.is_none() {
+            edge.routes.remove(&endpoint);
+            let message =
+                "another process of the edge serves now, which has no key of this certificate; connect anew";
+            return Err(Refusal { code: None, message: message.into() });
+        }
         let bound = Bound {
             id: bind_id.clone(),
             endpoint: Arc::clone(&endpoint),
@@ -111,6 +118,7 @@ impl Connection {
             take_out(edge, &bound);
             return Err(Refusal { code: None, message: "the session has ended".into() });
         }
+        self.agents.peers.is_home(edge, &endpoint);
         session
             .recheck_endpoint(edge, &bind_id, tables)
             .inspect_err(|_| drop(session.remove(edge, &bind_id)))?;

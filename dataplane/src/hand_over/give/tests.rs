@@ -25,7 +25,7 @@ impl Host for Fake {
     fn freeze(&mut self) -> io::Result<Frozen> {
         self.calls.push("freeze");
         let given = vec![(Item::named("http"), self.http.try_clone()?.into())];
-        Ok(Frozen { given, generation: 7, quic_generation: 3 })
+        Ok(Frozen { given, generation: 7, quic_generation: 3, incarnation: Some("first".into()) })
     }
 
     fn stop(&mut self) -> io::Result<Stopped> {
@@ -57,6 +57,7 @@ fn a_process_that_takes_over_has_every_socket_and_what_waits_in_it() {
     let (fake, given) = give_to(|channel| {
         let mut prepared = take(channel).unwrap();
         assert_eq!((prepared.generation, prepared.quic_generation), (7, 3));
+        assert_eq!(prepared.incarnation.as_deref(), Some("first"));
         let (sockets, lock) = prepared.handed.listener("http").unwrap();
         assert!(sockets.len() == 1 && lock.is_none() && prepared.handed.listener("http").is_none());
         let _waiting = TcpStream::connect(sockets[0].local_addr().unwrap()).unwrap();
@@ -107,7 +108,7 @@ fn a_process_that_ends_at_any_step_changes_nothing() {
 #[test]
 fn when_the_older_process_ends_at_any_step_the_newer_one_serves_only_if_it_was_told_to() {
     let hello = |channel: &Channel| drop(channel.receive::<FromNewer>(wait()).unwrap().unwrap());
-    let prepare = FromOlder::Prepare { generation: 1, quic_generation: 1 };
+    let prepare = FromOlder::Prepare { generation: 1, quic_generation: 1, incarnation: None };
     let (channel, other) = Channel::pair().unwrap();
     drop(channel);
     assert!(take(other).is_err());

@@ -179,8 +179,10 @@ impl<G: Gateway> HttpService<G> {
                     dispatch.resume(Outcome::Inspected(found));
                 }
                 Step::Open(endpoint) => {
+                    // A visitor that is slow to send says nothing of the upstream.
+                    let begun = body.is_whole().then(Instant::now);
                     let sent = self.to_upstream(&dispatch, &endpoint, upgrade.as_ref(), body, log).await;
-                    self.note_answer(&endpoint, &sent);
+                    self.note_answer(&endpoint, &sent, begun.map(|begun| begun.elapsed()));
                     let (mut head, ()) = match sent {
                         Ok(upstream::Reply::Response(response)) => {
                             let (head, body) = response.into_parts();
@@ -241,8 +243,14 @@ impl<G: Gateway> HttpService<G> {
         }
     }
 
-    /// Tells the gateway what a request to an upstream came to. Faults of visitors and policies say nothing of it.
-    fn note_answer(&self, endpoint: &Endpoint, sent: &Result<upstream::Reply<G::Stream>, SendError>) {
+    /// Tells the gateway what a request to an upstream came to, and how long that took, where it is known. Faults of visitors
+    /// and policies say nothing of it.
+    fn note_answer(
+        &self,
+        endpoint: &Endpoint,
+        sent: &Result<upstream::Reply<G::Stream>, SendError>,
+        waited: Option<Duration>,
+    ) {
         let status = match sent {
             Ok(upstream::Reply::Response(response)) => response.status(),
             Ok(upstream::Reply::Switched(response, ..)) => response.status(),
@@ -251,7 +259,7 @@ impl<G: Gateway> HttpService<G> {
             }
             Err(_) => return,
         };
-        self.gateway.note_answer(endpoint, UpstreamAnswer::Status(status.as_u16()));
+        self.gateway.note_answer(endpoint, UpstreamAnswer::Status { status: status.as_u16(), waited });
     }
 
     /// The end of a response's body that is here already.

@@ -1,4 +1,5 @@
-//! `Outlier`: an endpoint that answers too many requests in a row with errors is ejected for a while, longer each time. Pure.
+//! `Outlier`: an endpoint that answers too many requests in a row with errors, or too slowly, is ejected for a while, longer
+//! each time. Pure.
 //!
 //! Does not know how many others of a pool are ejected: its owner asks before it ejects.
 
@@ -18,6 +19,10 @@ pub struct OutlierLimits {
     pub consecutive_5xx: u32,
     /// Answers of 502, 503 and 504, and requests without an answer, in a row; 0: any number.
     pub consecutive_gateway_failures: u32,
+    /// Answers in a row whose status came later than `slow`; 0: any number.
+    pub consecutive_slow: u32,
+    /// How long a status may take, from the whole request on.
+    pub slow: Duration,
     /// How long the first ejection lasts. The n-th in a row lasts n times as long, at most ten times.
     pub ejection: Duration,
     /// Percent of a pool's members that may be ejected at a time; one of several may always be.
@@ -31,6 +36,8 @@ impl Default for OutlierLimits {
         Self {
             consecutive_5xx: 0,
             consecutive_gateway_failures: 0,
+            consecutive_slow: 0,
+            slow: Duration::from_secs(1),
             ejection: Duration::from_secs(30),
             ejected_percent_max: 10,
             slow_start: Duration::ZERO,
@@ -41,7 +48,19 @@ impl Default for OutlierLimits {
 impl OutlierLimits {
     /// Whether answers are looked at.
     pub fn count_answers(&self) -> bool {
-        self.consecutive_5xx > 0 || self.consecutive_gateway_failures > 0
+        self.consecutive_5xx > 0 || self.consecutive_gateway_failures > 0 || self.consecutive_slow > 0
+    }
+
+    /// Whether an answer counts against nobody.
+    pub(super) fn is_good(&self, answer: UpstreamAnswer) -> bool {
+        match answer {
+            UpstreamAnswer::Status { status, waited } => status < 500 && !self.is_slow(waited),
+            UpstreamAnswer::None => false,
+        }
+    }
+
+    fn is_slow(&self, waited: Option<Duration>) -> bool {
+        self.consecutive_slow > 0 && waited.is_some_and(|waited| waited > self.slow)
     }
 
     /// Whether one more of so many members may be ejected.
@@ -54,8 +73,13 @@ impl OutlierLimits {
 /// What a request came to, as far as an upstream is to blame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpstreamAnswer {
-    /// With this status.
-    Status(u16),
+    /// An answer.
+    Status {
+        /// Its status.
+        status: u16,
+        /// How long it took. None: the visitor was still sending the request, so it says nothing of the upstream.
+        waited: Option<Duration>,
+    },
     /// The connection broke before a status.
     None,
 }
@@ -65,6 +89,7 @@ pub enum UpstreamAnswer {
 pub(super) struct Outlier {
     run_5xx: u32,
     run_gateway: u32,
+    run_slow: u32,
     ejections: u32,
     ejected: Option<Ejection>,
     returned: Option<Instant>,
@@ -80,22 +105,30 @@ impl Outlier {
     /// Takes an answer. Some: the endpoint is to be ejected, for this reason.
     pub(super) fn note(&mut self, answer: UpstreamAnswer, limits: &OutlierLimits) -> Option<String> {
         let (is_5xx, is_gateway) = match answer {
-            UpstreamAnswer::Status(status) => (status >= 500, matches!(status, 502..=504)),
+            UpstreamAnswer::Status { status, .. } => (status >= 500, matches!(status, 502..=504)),
             UpstreamAnswer::None => (true, true),
         };
         let run = |before: u32, fails: bool| if fails { before.saturating_add(1) } else { 0 };
         (self.run_5xx, self.run_gateway) = (run(self.run_5xx, is_5xx), run(self.run_gateway, is_gateway));
+        // An answer without a time, and none at all, neither add to the slow ones nor end their run.
+        if let UpstreamAnswer::Status { waited: Some(waited), .. } = answer {
+            self.run_slow = run(self.run_slow, limits.is_slow(Some(waited)));
+        }
         let is_full = |run: u32, limit: u32| limit > 0 && run >= limit;
         if is_full(self.run_gateway, limits.consecutive_gateway_failures) {
             return Some(format!("{} requests in a row met 502, 503, 504 or no answer", self.run_gateway));
         }
-        let is_outlier = is_full(self.run_5xx, limits.consecutive_5xx);
-        is_outlier.then(|| format!("{} requests in a row met a 5xx or no answer", self.run_5xx))
+        if is_full(self.run_5xx, limits.consecutive_5xx) {
+            return Some(format!("{} requests in a row met a 5xx or no answer", self.run_5xx));
+        }
+        let is_outlier = is_full(self.run_slow, limits.consecutive_slow);
+        let slow_ms = limits.slow.as_millis();
+        is_outlier.then(|| format!("{} answers in a row took more than {slow_ms} ms", self.run_slow))
     }
 
     /// Whether every answer of late was good.
     pub(super) fn is_clean(&self) -> bool {
-        self.run_5xx == 0 && self.run_gateway == 0
+        self.run_5xx == 0 && self.run_gateway == 0 && self.run_slow == 0
     }
 
     /// Ejects; gives the time of the return. A time without ejection makes up for one before.
@@ -106,7 +139,7 @@ impl Outlier {
         self.ejections = self.ejections.saturating_add(1).min(EJECTIONS_MAX);
         let until = now + limits.ejection * self.ejections;
         self.ejected = Some(Ejection { since: now, until });
-        (self.run_5xx, self.run_gateway) = (0, 0);
+        (self.run_5xx, self.run_gateway, self.run_slow) = (0, 0, 0);
         until
     }
 
@@ -170,6 +203,8 @@ mod tests {
     const LIMITS: OutlierLimits = OutlierLimits {
         consecutive_5xx: 3,
         consecutive_gateway_failures: 2,
+        consecutive_slow: 3,
+        slow: Duration::from_millis(200),
         ejection: Duration::from_secs(30),
         ejected_percent_max: 50,
         slow_start: Duration::from_secs(100),
@@ -184,7 +219,12 @@ mod tests {
         let check = |answers: &[u16], expect: bool| {
             let mut outlier = Outlier::default();
             let answer = |status: &u16| {
-                if *status == 0 { UpstreamAnswer::None } else { UpstreamAnswer::Status(*status) }
+                let status = *status;
+                if status == 0 {
+                    UpstreamAnswer::None
+                } else {
+                    UpstreamAnswer::Status { status, waited: None }
+                }
             };
             let wants = answers.iter().map(|status| outlier.note(answer(status), &LIMITS).is_some());
             assert_eq!(wants.last(), Some(expect), "{answers:?}");
@@ -200,6 +240,29 @@ mod tests {
         check(&[599, 501, 505], true);
         let mut off = Outlier::default();
         assert!((0..1000).all(|_| off.note(UpstreamAnswer::None, &OutlierLimits::default()).is_none()));
+    }
+
+    #[test]
+    fn slow_answers_in_a_row_count_where_a_time_is_known() {
+        let check = |waits: &[Option<u64>], expect: bool| {
+            let mut outlier = Outlier::default();
+            let answer = |waited: &Option<u64>| UpstreamAnswer::Status {
+                status: 200,
+                waited: waited.map(Duration::from_millis),
+            };
+            let wants = waits.iter().map(|waited| outlier.note(answer(waited), &LIMITS).is_some());
+            assert_eq!(wants.last(), Some(expect), "{waits:?}");
+            let good = waits.iter().all(|waited| LIMITS.is_good(answer(waited)));
+            assert_eq!(good, outlier.is_clean() && !expect, "{waits:?}");
+        };
+        check(&[Some(200), Some(200), Some(200)], false);
+        check(&[Some(201), Some(201)], false);
+        check(&[Some(201), Some(201), Some(201)], true);
+        check(&[Some(201), None, Some(201), Some(201)], true);
+        check(&[None, None, None], false);
+        let off = OutlierLimits::default();
+        assert!(off.is_good(UpstreamAnswer::Status { status: 200, waited: Some(secs(3600)) }));
+        assert!(!off.is_good(UpstreamAnswer::None));
     }
 
     #[test]

@@ -3,21 +3,25 @@
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::tally::{Failed, Seen, Tally};
+use super::tally::{Kind, Tally, Told};
 use crate::wait;
 
 /// Milliseconds between two requests of a visitor, and two words on a stream.
 const PACE_MS: u64 = 100;
 /// Seconds a visitor waits for an answer.
-const ANSWER_SECS_MAX: u64 = 20;
+pub(super) const ANSWER_SECS_MAX: u64 = 20;
 /// Milliseconds until a visitor that was not served comes again.
 const AGAIN_MS: u64 = 50;
+/// Seconds until every visitor is served again: one that is not answered waits, then comes again.
+const SETTLED_SECS_MAX: u64 = 3 * ANSWER_SECS_MAX;
+/// One of so many clients opens a connection for each request.
+const NEW_EACH: usize = 4;
 
 /// Where visitors of one edge come in.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +33,7 @@ pub(super) struct Place {
 /// How many visitors there are, over all edges.
 #[derive(Debug, Clone, Copy)]
 pub struct Visitors {
-    /// Those that ask one request after another, each on one connection.
+    /// Those that ask one request after another; one in four opens a connection for each, others keep theirs.
     pub clients: usize,
     /// Long TCP streams.
     pub streams: usize,
@@ -46,7 +50,6 @@ impl Visitors {
 
 /// See the module.
 pub(super) struct Load {
-    all: usize,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -55,70 +58,73 @@ struct Shared {
     tally: Tally,
     host: String,
     stop: AtomicBool,
-    /// Visitors that are served now.
-    served: AtomicUsize,
+    began: Instant,
+    /// When each visitor was served last: milliseconds from the beginning, 0 for never.
+    served: Vec<AtomicU64>,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    Requests,
-    Stream,
-    WebSocket,
+/// One visitor.
+#[derive(Clone, Copy)]
+struct Visitor {
+    number: usize,
+    kind: Kind,
+    edge: usize,
+    place: Place,
 }
 
-impl Kind {
-    fn failed(self) -> Failed {
-        match self {
-            Self::Requests => Failed::Request,
-            Self::Stream => Failed::Stream,
-            Self::WebSocket => Failed::WebSocket,
-        }
-    }
+/// What a visitor holds of its connection.
+struct Open {
+    stream: TcpStream,
+    reader: BufReader<TcpStream>,
+    connected: Instant,
 }
 
 impl Load {
     /// Starts all visitors, spread over the edges.
     pub(super) fn start(places: &[Place], host: &str, visitors: Visitors) -> Result<Self> {
         let Visitors { clients, streams, websockets } = visitors;
+        let requests = |number| if number % NEW_EACH == 0 { Kind::NewRequests } else { Kind::Requests };
+        let kinds = (0..clients).map(requests);
+        let kinds = kinds.chain((0..streams).map(|_| Kind::Stream));
+        let kinds: Vec<_> = kinds.chain((0..websockets).map(|_| Kind::WebSocket)).collect();
         let shared = Arc::new(Shared {
             tally: Tally::default(),
             host: host.to_owned(),
             stop: AtomicBool::new(false),
-            served: AtomicUsize::new(0),
+            began: Instant::now(),
+            served: kinds.iter().map(|_| AtomicU64::new(0)).collect(),
         });
-        let kinds = [(Kind::Requests, clients), (Kind::Stream, streams), (Kind::WebSocket, websockets)];
-        let visitors = kinds.into_iter().flat_map(|(kind, count)| (0..count).map(move |_| kind));
-        let threads =
-            visitors.zip(places.iter().copied().enumerate().cycle()).map(|(kind, (edge, place))| {
-                let shared = Arc::clone(&shared);
-                Ok(thread::Builder::new().spawn(move || shared.visit(kind, edge, place))?)
-            });
+        let at = places.iter().copied().enumerate().cycle();
+        let visitors = kinds.into_iter().enumerate().zip(at);
+        let threads = visitors.map(|((number, kind), (edge, place))| {
+            let (shared, visitor) = (Arc::clone(&shared), Visitor { number, kind, edge, place });
+            Ok(thread::Builder::new().spawn(move || shared.visit(visitor))?)
+        });
         let threads = threads.collect::<Result<_>>()?;
-        let load = Self { all: clients + streams + websockets, shared, threads };
+        let load = Self { shared, threads };
         load.settled()?;
         Ok(load)
     }
 
-    /// Waits until every visitor is served.
+    /// Waits until every visitor was served once more.
     pub(super) fn settled(&self) -> Result<()> {
-        wait::soon("every visitor to be served", || {
-            Ok((self.shared.served.load(Ordering::SeqCst) == self.all).then_some(()))
+        let now = self.shared.now();
+        let limit = Duration::from_secs(SETTLED_SECS_MAX);
+        wait::until(limit, "every visitor to be served", || {
+            let mut served = self.shared.served.iter().map(|at| at.load(Ordering::SeqCst));
+            Ok(served.all(|at| at > now).then_some(()))
         })
     }
 
-    pub(super) fn reset(&self) {
-        self.shared.tally.reset();
+    pub(super) fn tally(&self) -> &Tally {
+        &self.shared.tally
     }
+}
 
-    /// What visitors of some edges saw since a moment.
-    pub(super) fn seen(&self, at: impl Fn(usize) -> bool, from: Instant) -> Seen {
-        self.shared.tally.since(from, at)
-    }
-
-    /// Ends all visitors.
-    pub(super) fn stop(self) {
+impl Drop for Load {
+    fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        for thread in self.threads {
+        for thread in self.threads.drain(..) {
             // One that panicked has said so.
             let _ = thread.join();
         }
@@ -126,116 +132,128 @@ impl Load {
 }
 
 impl Shared {
-    fn visit(&self, kind: Kind, edge: usize, place: Place) {
-        while !self.stop.load(Ordering::SeqCst) {
-            let mut served = false;
-            let ended = match kind {
-                Kind::Requests => self.requests(edge, place.http, &mut served),
-                Kind::Stream => self.stream(place.tcp, &mut served),
-                Kind::WebSocket => self.websocket(place.http, &mut served),
+    /// Milliseconds since the beginning, from 1 on.
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    fn visit(&self, visitor: Visitor) {
+        while !self.stopped() {
+            let began = Instant::now();
+            let ended = match Open::to(visitor) {
+                Ok(mut open) => self.serve(visitor, &mut open),
+                Err(error) => {
+                    self.tell(visitor, began, began, true, true);
+                    Err(error)
+                }
             };
-            if served {
-                self.served.fetch_sub(1, Ordering::SeqCst);
-            }
             if ended.is_err() {
-                self.tally.tell(edge, Some(kind.failed()));
                 thread::sleep(Duration::from_millis(AGAIN_MS));
             }
         }
     }
 
-    fn is_served(&self, served: &mut bool) {
-        if !std::mem::replace(served, true) {
-            self.served.fetch_add(1, Ordering::SeqCst);
+    fn tell(&self, visitor: Visitor, began: Instant, connected: Instant, failed: bool, refused: bool) {
+        let Visitor { edge, kind, .. } = visitor;
+        let ended = Instant::now();
+        self.tally.tell(Told { edge, kind, began, ended, connected, failed, refused });
+        if let Some(served) = self.served.get(visitor.number).filter(|_| !failed) {
+            served.store(self.now(), Ordering::SeqCst);
         }
     }
 
-    /// Asks on one connection until it is cut.
-    fn requests(&self, edge: usize, at: SocketAddr, served: &mut bool) -> io::Result<()> {
-        let mut stream = connect(at)?;
-        let mut reader = BufReader::new(stream.try_clone()?);
-        while !self.stop.load(Ordering::SeqCst) {
-            write!(stream, "GET / HTTP/1.1\r\nHost: {}\r\n\r\n", self.host)?;
-            let status = head(&mut reader)?;
-            let mut body = [0; 2];
-            if status != 200 {
-                return Err(io::Error::other(format!("status {status}")));
-            }
-            reader.read_exact(&mut body)?;
-            self.tally.tell(edge, None);
-            self.is_served(served);
-            pace();
-        }
-        Ok(())
-    }
-
-    fn stream(&self, at: SocketAddr, served: &mut bool) -> io::Result<()> {
-        let stream = connect(at)?;
-        let reader = stream.try_clone()?;
-        self.echo(stream, reader, served)
-    }
-
-    fn websocket(&self, at: SocketAddr, served: &mut bool) -> io::Result<()> {
-        let mut stream = connect(at)?;
-        write!(
-            stream,
-            "GET /ws HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-            self.host
-        )?;
-        let mut reader = BufReader::new(stream.try_clone()?);
-        let status = head(&mut reader)?;
-        if status != 101 {
-            return Err(io::Error::other(format!("status {status}")));
-        }
-        self.echo(stream, reader, served)
-    }
-
-    /// Says a word and hears it, until the stream is cut.
-    fn echo(&self, mut stream: TcpStream, mut reader: impl io::Read, served: &mut bool) -> io::Result<()> {
-        let mut word = [0; 8];
-        for number in 0_u64.. {
-            if self.stop.load(Ordering::SeqCst) {
+    /// Uses one connection until it ends; an error: it was not served to the end.
+    fn serve(&self, visitor: Visitor, open: &mut Open) -> io::Result<()> {
+        let mut number = 0_u64;
+        while !self.stopped() {
+            // What opens the connection counts with the first exchange.
+            let began = if number == 0 { open.connected } else { Instant::now() };
+            let exchanged = match visitor.kind {
+                Kind::Requests => open.ask(&self.host, false),
+                Kind::NewRequests => open.ask(&self.host, true),
+                Kind::Stream => open.word(number).map(|()| true),
+                Kind::WebSocket if number == 0 => open.upgrade(&self.host).map(|()| true),
+                Kind::WebSocket => open.word(number).map(|()| true),
+            };
+            self.tell(visitor, began, open.connected, exchanged.is_err(), false);
+            thread::sleep(Duration::from_millis(PACE_MS));
+            if !exchanged? {
                 break;
             }
-            stream.write_all(&number.to_be_bytes())?;
-            reader.read_exact(&mut word)?;
-            if word != number.to_be_bytes() {
-                return Err(io::Error::other("another word came back"));
-            }
-            self.is_served(served);
-            pace();
+            number += 1;
         }
         Ok(())
     }
 }
 
-fn pace() {
-    thread::sleep(Duration::from_millis(PACE_MS));
-}
+impl Open {
+    fn to(visitor: Visitor) -> io::Result<Self> {
+        let at = match visitor.kind {
+            Kind::Stream => visitor.place.tcp,
+            Kind::Requests | Kind::NewRequests | Kind::WebSocket => visitor.place.http,
+        };
+        let connected = Instant::now();
+        let limit = Duration::from_secs(ANSWER_SECS_MAX);
+        let stream = TcpStream::connect_timeout(&at, limit)?;
+        stream.set_read_timeout(Some(limit))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { reader: BufReader::new(stream.try_clone()?), stream, connected })
+    }
 
-fn connect(at: SocketAddr) -> io::Result<TcpStream> {
-    let limit = Duration::from_secs(ANSWER_SECS_MAX);
-    let stream = TcpStream::connect_timeout(&at, limit)?;
-    stream.set_read_timeout(Some(limit))?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
+    /// Asks once; whether the connection may be used again.
+    fn ask(&mut self, host: &str, last: bool) -> io::Result<bool> {
+        let close = if last { "Connection: close\r\n" } else { "" };
+        write!(self.stream, "GET / HTTP/1.1\r\nHost: {host}\r\n{close}\r\n")?;
+        let (status, closes) = self.head()?;
+        let mut body = [0; 2];
+        if status != 200 {
+            return Err(io::Error::other(format!("status {status}")));
+        }
+        self.reader.read_exact(&mut body)?;
+        Ok(!closes)
+    }
 
-/// Reads an answer's head, and gives its status.
-fn head(reader: &mut BufReader<TcpStream>) -> io::Result<u16> {
-    let (mut status, mut line) = (None, String::new());
-    loop {
-        line.clear();
-        if reader.read_line(&mut line)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        if line.trim_end().is_empty() {
-            break;
-        }
-        if status.is_none() {
-            status = line.split(' ').nth(1).and_then(|word| word.parse().ok());
+    fn upgrade(&mut self, host: &str) -> io::Result<()> {
+        write!(
+            self.stream,
+            "GET /ws HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )?;
+        match self.head()? {
+            (101, _) => Ok(()),
+            (status, _) => Err(io::Error::other(format!("status {status}"))),
         }
     }
-    status.ok_or_else(|| io::Error::other("no status"))
+
+    /// Says a word and hears it.
+    fn word(&mut self, number: u64) -> io::Result<()> {
+        let mut word = [0; 8];
+        self.stream.write_all(&number.to_be_bytes())?;
+        self.reader.read_exact(&mut word)?;
+        if word == number.to_be_bytes() { Ok(()) } else { Err(io::Error::other("another word came back")) }
+    }
+
+    /// Reads an answer's head: its status, and whether the connection ends after it.
+    fn head(&mut self) -> io::Result<(u16, bool)> {
+        let (mut status, mut closes, mut line) = (None, false, String::new());
+        loop {
+            line.clear();
+            if self.reader.read_line(&mut line)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let line = line.trim_end();
+            if line.is_empty() {
+                break;
+            }
+            if status.is_none() {
+                status = line.split(' ').nth(1).and_then(|word| word.parse().ok());
+            }
+            closes |= line.eq_ignore_ascii_case("connection: close");
+        }
+        Ok((status.ok_or_else(|| io::Error::other("no status"))?, closes))
+    }
 }

@@ -1,18 +1,20 @@
-//! What visitors saw: each failure with its moment, its edge and its kind.
+//! What visitors saw: each exchange with its moments, its edge and its kind.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-/// What failed.
+/// What a visitor does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Failed {
-    /// A request that had no answer, or another than 200.
-    Request,
-    /// A stream that was cut, or a new one that was not served.
+pub(super) enum Kind {
+    /// Requests on a connection that is kept.
+    Requests,
+    /// Requests, each on a connection of its own.
+    NewRequests,
+    /// A long TCP stream.
     Stream,
-    /// The same of a WebSocket.
+    /// A connection that became a `WebSocket`.
     WebSocket,
 }
 
@@ -27,15 +29,51 @@ pub struct Seen {
     pub cut_streams: u64,
     /// `WebSocket`s that were cut or not served.
     pub cut_websockets: u64,
+    /// Connections that could not be made, of all the above.
+    pub refused: u64,
+    /// Milliseconds of the slowest request, answered or not.
+    pub slowest_request_ms: u128,
+    /// Milliseconds of the slowest word on a stream or a `WebSocket`, heard or not.
+    pub slowest_word_ms: u128,
 }
 
-/// One thing that happened to a visitor.
+impl Seen {
+    /// Whatever failed.
+    pub fn failures(&self) -> u64 {
+        self.failed_requests + self.cut_streams + self.cut_websockets
+    }
+
+    fn add(&mut self, told: &Told) {
+        let took = told.ended.saturating_duration_since(told.began).as_millis();
+        let failed = u64::from(told.failed);
+        match told.kind {
+            Kind::Requests | Kind::NewRequests => {
+                self.requests += u64::from(!told.failed);
+                self.failed_requests += failed;
+                self.slowest_request_ms = self.slowest_request_ms.max(took);
+            }
+            Kind::Stream => self.cut_streams += failed,
+            Kind::WebSocket => self.cut_websockets += failed,
+        }
+        if matches!(told.kind, Kind::Stream | Kind::WebSocket) {
+            self.slowest_word_ms = self.slowest_word_ms.max(took);
+        }
+        self.refused += u64::from(told.refused);
+    }
+}
+
+/// One exchange of a visitor.
 #[derive(Debug, Clone, Copy)]
-struct Told {
-    at: Instant,
-    edge: usize,
-    /// None: a request was answered 200.
-    failed: Option<Failed>,
+pub(super) struct Told {
+    pub(super) edge: usize,
+    pub(super) kind: Kind,
+    pub(super) began: Instant,
+    pub(super) ended: Instant,
+    /// When its connection was asked for.
+    pub(super) connected: Instant,
+    pub(super) failed: bool,
+    /// No connection could be made.
+    pub(super) refused: bool,
 }
 
 /// See the module. Shared by all visitors.
@@ -43,9 +81,8 @@ struct Told {
 pub(super) struct Tally(Mutex<Vec<Told>>);
 
 impl Tally {
-    /// A visitor of an edge was served, or not.
-    pub(super) fn tell(&self, edge: usize, failed: Option<Failed>) {
-        let told = Told { at: Instant::now(), edge, failed };
+    /// A visitor was served, or not.
+    pub(super) fn tell(&self, told: Told) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(told);
     }
 
@@ -54,20 +91,30 @@ impl Tally {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// What happened at some edges since a moment.
+    /// What ended at some edges since a moment.
     pub(super) fn since(&self, from: Instant, at: impl Fn(usize) -> bool) -> Seen {
+        self.all(|told| told.ended >= from && at(told.edge))
+    }
+
+    /// The same of new work: requests that were made, and streams that were opened, later than a moment.
+    pub(super) fn new_since(&self, from: Instant, at: impl Fn(usize) -> bool) -> Seen {
+        self.all(|told| {
+            let is_request = matches!(told.kind, Kind::Requests | Kind::NewRequests);
+            at(told.edge) && if is_request { told.began >= from } else { told.connected >= from }
+        })
+    }
+
+    fn all(&self, counts: impl Fn(&Told) -> bool) -> Seen {
         let mut seen = Seen::default();
         let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for told in told.iter().filter(|told| told.at >= from && at(told.edge)) {
-            match told.failed {
-                None => seen.requests += 1,
-                Some(Failed::Request) => seen.failed_requests += 1,
-                Some(Failed::Stream) => seen.cut_streams += 1,
-                Some(Failed::WebSocket) => seen.cut_websockets += 1,
-            }
-        }
+        told.iter().filter(|told| counts(told)).for_each(|told| seen.add(told));
         seen
     }
+}
+
+/// A moment later by milliseconds.
+pub(super) fn after(moment: Instant, ms: u64) -> Instant {
+    moment + Duration::from_millis(ms)
 }
 
 #[cfg(test)]
@@ -77,20 +124,35 @@ mod tests {
     #[test]
     fn counts_are_of_some_edges_and_of_a_time() {
         let tally = Tally::default();
-        tally.tell(0, Some(Failed::Request));
-        let from = Instant::now();
-        for (edge, failed) in
-            [(0, None), (1, Some(Failed::Stream)), (1, Some(Failed::WebSocket)), (1, Some(Failed::Request))]
-        {
-            tally.tell(edge, failed);
-        }
+        let start = Instant::now();
+        let tell = |edge, kind, began, ended, failed| {
+            let (began, ended) = (after(start, began), after(start, ended));
+            tally.tell(Told {
+                edge,
+                kind,
+                began,
+                ended,
+                connected: began,
+                failed,
+                refused: failed && edge == 0,
+            });
+        };
+        tell(0, Kind::Requests, 0, 5, true);
+        tell(0, Kind::Requests, 20, 35, false);
+        tell(1, Kind::Stream, 12, 40, true);
+        tell(1, Kind::WebSocket, 0, 10, true);
+        tell(1, Kind::NewRequests, 5, 50, true);
+        let counts =
+            |seen: Seen| (seen.requests, seen.failed_requests, seen.cut_streams, seen.cut_websockets);
+        let from = after(start, 10);
         let seen = tally.since(from, |edge| edge == 1);
-        assert_eq!(
-            (seen.requests, seen.failed_requests, seen.cut_streams, seen.cut_websockets),
-            (0, 1, 1, 1)
-        );
-        assert_eq!(tally.since(from, |edge| edge == 0).requests, 1);
+        assert_eq!(counts(seen), (0, 1, 1, 1));
+        assert_eq!((seen.slowest_request_ms, seen.slowest_word_ms, seen.refused), (45, 28, 0));
+        assert_eq!(seen.failures(), 3);
+        assert_eq!(counts(tally.since(from, |edge| edge == 0)), (1, 0, 0, 0));
+        assert_eq!(counts(tally.new_since(from, |_| true)), (1, 0, 1, 0), "what began before is not new");
+        assert_eq!(tally.since(start, |_| true).refused, 1);
         tally.reset();
-        assert_eq!(tally.since(from, |_| true).requests, 0);
+        assert_eq!(counts(tally.since(start, |_| true)), (0, 0, 0, 0));
     }
 }

@@ -6,18 +6,18 @@ use std::thread;
 
 use anyhow::Result;
 
-/// Serves HTTP/1.1 on a free port: 200 to everything, and 101 to an upgrade; its bytes come back.
+/// Serves HTTP/1.1 on a free port of every address: 200 to everything, and 101 to an upgrade; its bytes come back.
 pub(super) fn web() -> Result<SocketAddr> {
     serve(answer)
 }
 
-/// Gives every byte back, on a free port.
+/// Gives every byte back, on a free port of every address.
 pub(super) fn echo() -> Result<SocketAddr> {
     serve(give_back)
 }
 
 fn serve(each: fn(TcpStream) -> io::Result<()>) -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     let address = listener.local_addr()?;
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {

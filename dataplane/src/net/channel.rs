@@ -54,7 +54,7 @@ impl Channel {
     ///
     /// # Errors
     /// The other end is gone or does not read in time, or too many descriptors are on their way.
-    pub(super) fn send(
+    pub fn send(
         &self,
         message: &impl Serialize,
         descriptors: &[BorrowedFd<'_>],
@@ -62,7 +62,7 @@ impl Channel {
     ) -> io::Result<()> {
         let text = serde_json::to_vec(message).map_err(io::Error::other)?;
         if text.len() > MESSAGE_BYTES_MAX || descriptors.len() > DESCRIPTORS_MAX {
-            return Err(io::Error::other("a message of the hand-over is too long"));
+            return Err(io::Error::other("a message between two processes is too long"));
         }
         self.0.set_write_timeout(Some(wait.max(WAIT_MIN)))?;
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
@@ -78,10 +78,7 @@ impl Channel {
     ///
     /// # Errors
     /// The other end is gone, or sent what is no message.
-    pub(super) fn receive<M: DeserializeOwned>(
-        &self,
-        wait: Duration,
-    ) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+    pub fn receive<M: DeserializeOwned>(&self, wait: Duration) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
         self.0.set_read_timeout(Some(wait.max(WAIT_MIN)))?;
         let mut text = vec![0; MESSAGE_BYTES_MAX];
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
@@ -115,7 +112,7 @@ impl Channel {
 }
 
 /// Descriptors, borrowed.
-pub(super) fn borrowed<F: AsFd>(descriptors: &[F]) -> Vec<BorrowedFd<'_>> {
+pub fn borrowed<F: AsFd>(descriptors: &[F]) -> Vec<BorrowedFd<'_>> {
     descriptors.iter().map(AsFd::as_fd).collect()
 }
 

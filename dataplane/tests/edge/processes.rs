@@ -1,0 +1,273 @@
+//! Several processes of one edge after hand-overs, each as an edge of its own here: visitors come to the newest, agents are still
+//! connected to older ones.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ebbgate_edge::agents::{newer, older};
+use ebbgate_edge::net::channel::Channel;
+use ebbgate_edge::net::listen;
+use ebbgate_edge::state::edge::Stage;
+use ebbgate_edge::state::mailbox::Entrance;
+use ebbgate_edge::state::report::EVENTS_MAX;
+use ebbgate_model::TunnelSessionId;
+use ebbgate_model::feed::{CommandOutcome, FromEdge, SessionCommand, SessionReport, ToEdge};
+use ebbgate_wire::rpc::error_code;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Duration, sleep, timeout};
+
+use crate::lab::{Agent, Authority, Lab, SHARDS, TOKEN, account, credential_id, exchange};
+use crate::peers::{id, peer, proof};
+
+const TARGET: &str = "tcp://db.clinic1.internal:433";
+/// Seconds a test waits for a state.
+const WAIT_SECS_MAX: u64 = 30;
+
+/// Waits for a state.
+async fn until(what: &str, is: impl Fn() -> bool) {
+    let waiting = async {
+        while !is() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(WAIT_SECS_MAX), waiting).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+/// A process with the reserved port of the edge.
+fn process() -> Lab {
+    let mut lab = Lab::start();
+    lab.tcp_to(TARGET);
+    lab
+}
+
+/// What a process gives the one that takes over from it.
+fn given(older: &Lab) -> Vec<Channel> {
+    let (channel, own) = Channel::pair().unwrap();
+    newer::serve(&older.agents, own).unwrap();
+    let still_older = older.edge.older.copies().unwrap().into_iter().map(Channel::from_fd);
+    [channel].into_iter().chain(still_older).collect()
+}
+
+/// A process that has taken over from another, as the edge's own code does it.
+async fn successor(older: &Lab) -> Lab {
+    let newer = process();
+    older::meet(&newer.agents, given(older)).await;
+    older.edge.enter(Stage::HandedOver);
+    older.edge.older.leave();
+    older.agents.leave();
+    newer
+}
+
+/// The sessions that a process tells control of.
+fn told(lab: &Lab) -> BTreeMap<TunnelSessionId, SessionReport> {
+    let FromEdge::Sessions { sessions } = lab.edge.reports.snapshot() else { panic!("no sessions") };
+    sessions
+}
+
+fn serves(lab: &Lab) -> bool {
+    lab.edge.routes.internal(account(1), &TARGET.parse().unwrap()).is_some()
+}
+
+async fn word(stream: &mut TcpStream) {
+    stream.write_all(b"word").await.unwrap();
+    let mut back = [0; 4];
+    stream.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, b"word");
+}
+
+#[tokio::test]
+async fn an_agent_stays_with_its_process_over_two_hand_overs_and_visitors_of_the_newest_reach_it() {
+    let first = process();
+    let agent = first.agent(TOKEN).await;
+    agent.bind(TARGET).await;
+    let _agent = agent.echo(b"");
+    let session = first.agents.sessions.all()[0].state.id;
+    let mut stream = first.visit().await;
+    word(&mut stream).await;
+    let mut newest = None;
+    for _ in 0..2 {
+        let next = successor(newest.as_ref().unwrap_or(&first)).await;
+        // From its first moment on, and told to control as it was.
+        assert!(told(&next).contains_key(&session));
+        let question = vec![7; 1 << 20];
+        assert_eq!(exchange(next.visit().await, &question).await.unwrap(), question);
+        word(&mut stream).await;
+        newest = Some(next);
+    }
+    let newest = newest.unwrap();
+    assert_eq!(first.agents.staying.count(), 1);
+    // Its end is told.
+    first.agents.staying.end();
+    until("the session is withdrawn", || told(&newest).is_empty() && !serves(&newest)).await;
+}
+
+#[tokio::test]
+async fn sessions_end_when_no_process_is_left_that_could_bring_them_visitors() {
+    let older = process();
+    let agent = older.agent(TOKEN).await;
+    agent.bind(TARGET).await;
+    let newer = successor(&older).await;
+    let third = successor(&newer).await;
+    assert!(serves(&third));
+    drop(newer);
+    assert_eq!(older.agents.staying.count(), 1, "the third process still reaches it");
+    drop(third);
+    timeout(Duration::from_secs(WAIT_SECS_MAX), agent.ended()).await.expect("it is to connect anew");
+}
+
+#[tokio::test]
+async fn a_hand_over_that_comes_to_nothing_changes_nothing() {
+    let older = process();
+    let agent = older.agent(TOKEN).await;
+    agent.bind(TARGET).await;
+    let _agent = agent.echo(b"");
+    // The process that was to take over ends before it is met, and after.
+    drop(given(&older));
+    let newer = process();
+    older::meet(&newer.agents, given(&older)).await;
+    assert!(serves(&newer));
+    drop(newer);
+    assert_eq!(exchange(older.visit().await, b"x").await.unwrap(), b"x");
+    assert_eq!(older.agents.sessions.all().len(), 1);
+    // The next one has it all the same.
+    let newer = successor(&older).await;
+    assert_eq!(exchange(newer.visit().await, b"x").await.unwrap(), b"x");
+    assert_eq!(older.agents.staying.count(), 1);
+}
+
+#[tokio::test]
+async fn a_process_that_ends_or_hangs_holds_up_nobody() {
+    let newer = process();
+    let (gone, hangs) = (Channel::pair().unwrap().0, Channel::pair().unwrap());
+    older::meet(&newer.agents, vec![gone, hangs.0]).await;
+    assert!(told(&newer).is_empty());
+    drop(hangs.1);
+    until("both are forgotten", || newer.edge.older.copies().unwrap().is_empty()).await;
+    // One that ends takes its sessions with it.
+    let older = process();
+    let agent = older.agent(TOKEN).await;
+    agent.bind(TARGET).await;
+    let newer = successor(&older).await;
+    assert!(serves(&newer));
+    drop(older);
+    until("its sessions are withdrawn", || told(&newer).is_empty() && !serves(&newer)).await;
+}
+
+#[tokio::test]
+async fn a_revocation_ends_a_session_at_an_older_process() {
+    let mut older = process();
+    let agent = older.agent(TOKEN).await;
+    agent.bind(TARGET).await;
+    let mut newer = successor(&older).await;
+    assert!(serves(&newer));
+    // Whichever hears of it first.
+    newer.change(|program| drop(program.credentials.remove(&credential_id(TOKEN))));
+    assert!(!serves(&newer));
+    older.change(|program| drop(program.credentials.remove(&credential_id(TOKEN))));
+    timeout(Duration::from_secs(WAIT_SECS_MAX), agent.ended()).await.expect("it is ended");
+    until("control hears of it", || told(&newer).is_empty()).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_connects_anew_has_its_place_and_another_has_not() {
+    let older = process();
+    let before = older.agent(TOKEN).await;
+    let alone = json!({ "PoolingEnabled": false });
+    let bound = before.try_bind(TARGET, json!({}), alone.clone()).await;
+    assert_eq!(bound.error, "");
+    let newer = successor(&older).await;
+    let other = newer.agent(TOKEN).await;
+    let refused = other.try_bind(TARGET, json!({}), alone.clone()).await.error;
+    assert_eq!(error_code(&refused), Some(334), "{refused}");
+    let same = Agent::connect(&newer, TOKEN, "localhost", &before.previous()).await;
+    let same = same.unwrap_or_else(|reply| panic!("{reply:?}"));
+    assert_eq!(same.reply.client_id, before.reply.client_id);
+    assert_eq!(same.try_bind(TARGET, json!({}), alone).await.error, "");
+    timeout(Duration::from_secs(WAIT_SECS_MAX), before.ended()).await.expect("its session before is ended");
+    until("one session of it is left", || older.agents.sessions.all().is_empty() && told(&newer).len() == 2)
+        .await;
+    let _same = same.echo(b"same");
+    assert_eq!(exchange(newer.visit().await, b"").await.unwrap(), b"same");
+}
+
+#[tokio::test]
+async fn a_command_reaches_an_agent_at_an_older_process_and_its_answer_is_told() {
+    let older = process();
+    let _agent = older.agent(TOKEN).await;
+    let session = older.agents.sessions.all()[0].state.id;
+    let mut newer = successor(&older).await;
+    until("the session is told", || told(&newer).contains_key(&session)).await;
+    // This agent said nothing of what it takes, so that it is not asked at all.
+    newer.agents.command(session, SessionCommand::Stop, 7);
+    let answer = async {
+        for _ in 0..EVENTS_MAX {
+            if let Some(FromEdge::CommandAnswer { number, outcome }) = newer.events.recv().await {
+                return (number, outcome);
+            }
+        }
+        panic!("no answer");
+    };
+    let (number, outcome) = timeout(Duration::from_secs(WAIT_SECS_MAX), answer).await.expect("an answer");
+    let refused =
+        matches!(&outcome, CommandOutcome::Failed { reason } if reason.contains("too old to be asked"));
+    assert!(number == 7 && refused, "{outcome:?}");
+}
+
+/// Gives a process the listener for edges that another has.
+fn hand_over_peers(older: &Lab, newer: &Lab) {
+    for listened in older.edge.mailboxes.listening.all().unwrap() {
+        if listened.entrance == Entrance::Peers {
+            let (_, listeners) = listen::adopt("peers", &listened.sockets, None, SHARDS).unwrap();
+            newer.edge.mailboxes.listen(&Entrance::Peers, listeners);
+        }
+    }
+}
+
+#[tokio::test]
+async fn visitors_of_another_edge_keep_their_streams_and_reach_what_stays_through_the_process_that_serves() {
+    let (fleet, other) = (Authority::new("edges"), process());
+    let joined = |lab: &Lab, own: u8, to: u8, at: Option<SocketAddr>| {
+        lab.edge.peers.prove_by(proof(&fleet, own));
+        lab.agents.peers.begin(id(own));
+        lab.agents.peers.take(&lab.edge, peer(to, at));
+    };
+    let older = process();
+    let (at, listeners) = listen::bind("peers", "127.0.0.1:0".parse().unwrap(), SHARDS).unwrap();
+    older.edge.mailboxes.listen(&Entrance::Peers, listeners);
+    joined(&older, 1, 2, None);
+    joined(&other, 2, 1, Some(at));
+    let agent = older.agent(TOKEN).await;
+    agent.bind(TARGET).await;
+    let _agent = agent.echo(b"");
+    for (session, report) in told(&older) {
+        let report = Arc::new(report);
+        other.agents.peers.take(&other.edge, ToEdge::PeerSession { edge: id(1), session, report });
+    }
+    let ways = || other.edge.peers.ways()[&id(1)].session.carriers();
+    until("the ways are open", || ways() == SHARDS).await;
+    let mut stream = other.visit().await;
+    word(&mut stream).await;
+
+    let newer = process();
+    joined(&newer, 1, 2, None);
+    older::meet(&newer.agents, given(&older)).await;
+    older.edge.gate.close().await;
+    hand_over_peers(&older, &newer);
+    older.edge.enter(Stage::HandedOver);
+    older.edge.older.leave();
+    let moved = || older.edge.peers.staying().get() == 0;
+    until("the other edge has connected to the process that serves", || moved() && ways() == SHARDS).await;
+    assert_eq!(newer.edge.metrics.peer_connections_open.get(), i64::try_from(SHARDS).unwrap());
+    older.agents.leave();
+    word(&mut stream).await;
+    let question = vec![7; 1 << 20];
+    assert_eq!(exchange(other.visit().await, &question).await.unwrap(), question);
+    word(&mut stream).await;
+    // Without streams the older process is left.
+    drop(stream);
+    until("its connections end", || older.edge.metrics.peer_connections_open.get() == 0).await;
+    assert_eq!(exchange(other.visit().await, b"x").await.unwrap(), b"x");
+}
