@@ -13,7 +13,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 use super::listen::source;
 use turns::{Turn, Turns};
 
-/// Handshakes a second for each shard, unless the operator says otherwise: about a tenth of a core (docs/reliability.md).
+/// Handshakes a second for each shard, unless the operator says otherwise; what one costs stands in docs/reliability.md.
 pub const OF_SHARD_PER_SEC: u32 = 200;
 
 /// There is no turn for a handshake.

@@ -234,7 +234,7 @@ impl World {
     }
 
     fn pause(&mut self, slot: Slot, wait: Duration) {
-        let wait = if self.settings.broken == Some(Broken::Backoff) { wait * 100 } else { wait };
+        let wait = if self.settings.broken == Some(Broken::Backoff) { wait * 1_000 } else { wait };
         let session = self.session(slot);
         session.state = State::Paused;
         let attempt = session.attempt;

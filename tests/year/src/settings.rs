@@ -9,7 +9,7 @@ pub enum Broken {
     Turns,
     /// One of a thousand messages about sessions does not reach its edge.
     News,
-    /// Agents wait a hundred times as long as they would.
+    /// Agents wait a thousand times as long as they would.
     Backoff,
     /// One of a thousand sessions is told as one of another account.
     Account,
