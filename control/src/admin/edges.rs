@@ -45,7 +45,8 @@ async fn list(State(admin): State<Admin>) -> Result<Response, AdminError> {
     let mut edges: Vec<Value> = Vec::new();
     for live in admin.app.presence.edges() {
         let joined = joined.remove(&live.id);
-        edges.push(shown(live.id, joined.as_ref(), Some(&live), held(live.canary)));
+        let held = held(joined.as_ref().is_some_and(|edge| edge.canary));
+        edges.push(shown(live.id, joined.as_ref(), Some(&live), held));
     }
     edges.extend(joined.values().map(|edge| shown(edge.id, Some(edge), None, 0)));
     Ok(Json(json!({ "generation": newest, "edges": edges })).into_response())

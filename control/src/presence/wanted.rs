@@ -29,7 +29,12 @@ impl Presence {
         }
     }
 
-    /// Canary edges that are connected.
+    /// Whether all that other controls feed is known here: there are none, or what they tell was read once.
+    pub fn knows_others(&self) -> bool {
+        self.0.locked().joined.as_ref().is_none_or(|joined| joined.is_read)
+    }
+
+    /// Canary edges that are fed here.
     pub fn canaries(&self) -> Vec<EdgeId> {
         self.edges().into_iter().filter(|edge| edge.canary && edge.connected).map(|edge| edge.id).collect()
     }

@@ -98,11 +98,11 @@ pub fn decide(
 }
 
 /// Judges a change that is to be judged by another control, which feeds the canary edges: it is left to that one. When that
-/// one would long have judged it, there is none.
+/// one would long have judged it, nobody knows how the change does.
 pub fn decide_unseen(state: RolloutState, age_secs: u64, settings: &RolloutSettings) -> Decision {
     let is_late = age_secs > patience_secs(settings).saturating_mul(2);
     if state == RolloutState::Held && is_late {
-        return Decision::Release("no canary edge was connected".to_owned());
+        return Decision::Return("no control could judge it".to_owned());
     }
     Decision::Hold
 }
@@ -218,7 +218,7 @@ mod tests {
     fn what_another_control_should_judge_is_left_to_it_for_twice_its_time() {
         use RolloutState::{Held, Paused, Returned};
         for (state, age, expect) in
-            [(Held, 600, "hold"), (Held, 601, "release"), (Paused, 601, "hold"), (Returned, 601, "hold")]
+            [(Held, 600, "hold"), (Held, 601, "return"), (Paused, 601, "hold"), (Returned, 601, "hold")]
         {
             assert_eq!(said(&decide_unseen(state, age, &SETTINGS)).0, expect, "{state:?} {age}");
         }

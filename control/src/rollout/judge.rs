@@ -1,7 +1,7 @@
 //! Judges changes that canary edges have, every second, and does what follows.
 //!
 //! Every control judges by what its own edges say, and a change is decided once: by a write that is tied to the record as it
-//! was judged. What a control has not seen it does not judge by, so a canary edge may be fed by another control.
+//! was judged. A canary edge may be fed by another control, which judges by it; that one is lost every control sees.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use ebbgate_model::{EdgeId, EndpointId, PolicyHash};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::decide::{Canary, Decision, decide, decide_unseen};
+use super::decide::{Canary, Decision, LOST_SECS, decide, decide_unseen};
 use super::settings::settings;
 use crate::App;
 use crate::error_chain::ErrorChain;
@@ -42,8 +42,10 @@ pub async fn judge(app: App) -> Infallible {
 #[derive(Debug)]
 pub(super) struct Seen {
     began: Instant,
-    /// When they were connected last.
+    /// When they were connected to this control last.
     connected: BTreeMap<EdgeId, Instant>,
+    /// When they were connected to any control last.
+    online: BTreeMap<EdgeId, Instant>,
     /// Since when they have a change.
     kept: BTreeMap<(EndpointId, EdgeId), Kept>,
 }
@@ -58,7 +60,7 @@ struct Kept {
 
 impl Seen {
     pub(super) fn new(began: Instant) -> Self {
-        Self { began, connected: BTreeMap::new(), kept: BTreeMap::new() }
+        Self { began, connected: BTreeMap::new(), online: BTreeMap::new(), kept: BTreeMap::new() }
     }
 
     /// Judges all changes once.
@@ -69,6 +71,7 @@ impl Seen {
             |(_, it): &(&EndpointId, &RolledOut)| it.staged.record.state != RolloutState::Returned;
         if !rollouts.iter().any(|rollout| under_way(&rollout)) {
             self.connected.clear();
+            self.online.clear();
             self.began = now;
             return Ok(());
         }
@@ -78,12 +81,15 @@ impl Seen {
         for edge in edges.values().filter(|edge| edge.feed.is_some()) {
             self.connected.insert(edge.id, now);
         }
+        for edge in edges.values().filter(|edge| edge.connected) {
+            self.online.insert(edge.id, now);
+        }
         for (id, rollout) in rollouts.iter().filter(under_way) {
             let record = &rollout.staged.record;
             let tallies = app.tallies.of(*id);
             let wanted = record.canaries.iter().filter(|edge| flagged.contains(edge));
             let wanted: Vec<EdgeId> = wanted.copied().collect();
-            let mut canaries = self.canaries(app.candidate.is_alone(), &wanted, (*id, rollout), &edges, now);
+            let mut canaries = self.canaries(app, &wanted, (*id, rollout), &edges, now);
             for canary in &mut canaries {
                 canary.tally = tallies.get(&canary.edge).cloned().unwrap_or_default();
             }
@@ -95,10 +101,14 @@ impl Seen {
             } else {
                 decide(record.state, age, &canaries, &others, &settings)
             };
-            match decision {
-                Decision::Hold => {}
-                Decision::Release(reason) => release(app, rollout, &reason).await?,
-                Decision::Return(reason) => take_back(app, rollout, reason).await?,
+            let done = match decision {
+                Decision::Hold => Ok(()),
+                Decision::Release(reason) => release(app, rollout, &reason).await,
+                Decision::Return(reason) => take_back(app, rollout, reason).await,
+            };
+            if let Err(error) = done {
+                let error = ErrorChain(&error).to_string();
+                tracing::warn!(endpoint = %id, error, "what was decided of a change could not be written; trying again");
             }
         }
         Ok(())
@@ -107,7 +117,7 @@ impl Seen {
     /// What is known of the canary edges of a change. With several controls an edge that this one has not seen is another's.
     fn canaries(
         &mut self,
-        is_alone: bool,
+        app: &App,
         wanted: &[EdgeId],
         (endpoint, rollout): (EndpointId, &RolledOut),
         edges: &BTreeMap<EdgeId, LiveEdge>,
@@ -115,8 +125,13 @@ impl Seen {
     ) -> Vec<Canary> {
         let secs = |since: Instant| now.saturating_duration_since(since).as_secs();
         let mut all = Vec::new();
+        let (is_alone, knows_others) = (app.candidate.is_alone(), app.presence.knows_others());
         for edge in wanted.iter().copied() {
-            if !is_alone && !self.connected.contains_key(&edge) {
+            let is_online = edges.get(&edge).is_some_and(|edge| edge.connected);
+            let last = self.online.get(&edge).copied().unwrap_or(self.began);
+            let gone_secs = if is_online || !knows_others { 0 } else { secs(last) };
+            // An edge that was never fed here is judged by another control, as long as there is one that feeds it.
+            if !is_alone && gone_secs < LOST_SECS && !self.connected.contains_key(&edge) {
                 continue;
             }
             let feed = edges.get(&edge).and_then(|edge| Some((edge.feed?, edge.applied)));
@@ -131,9 +146,6 @@ impl Seen {
                 }
                 self.kept.get(&key).map(|kept| secs(kept.since))
             });
-            // One that went to another control is judged there; here the time that a change waits at most decides.
-            let last = self.connected.get(&edge).copied().unwrap_or(self.began);
-            let gone_secs = if feed.is_none() && is_alone { secs(last) } else { 0 };
             all.push(Canary { edge, gone_secs, kept_secs, tally: Tally::default() });
         }
         all

@@ -21,8 +21,18 @@ pub struct SettingsChange {
 
 /// What holds now.
 pub(super) async fn settings(store: &dyn Store) -> Result<RolloutSettings, RecordError> {
-    let stored = record::read::<RolloutSettings>(store, ROLLOUT_KEY).await?;
-    Ok(stored.map(|stored| stored.record).unwrap_or_default())
+    match record::read::<RolloutSettings>(store, ROLLOUT_KEY).await {
+        Ok(stored) => Ok(stored.map(|stored| stored.record).unwrap_or_default()),
+        // Changes go on being judged. What is set next takes its place.
+        Err(RecordError::Damaged { .. }) => {
+            tracing::error!(
+                key = ROLLOUT_KEY,
+                "the settings of rollouts cannot be read: the defaults hold until `rollout set`"
+            );
+            Ok(RolloutSettings::default())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Changes what is given, and gives what holds now.
@@ -30,8 +40,8 @@ pub async fn change_settings(
     store: &dyn Store,
     change: &SettingsChange,
 ) -> Result<RolloutSettings, RolloutError> {
-    let stored = record::read::<RolloutSettings>(store, ROLLOUT_KEY).await?;
-    let old = stored.as_ref().map(|stored| stored.record).unwrap_or_default();
+    let stored = store.get(ROLLOUT_KEY).await?;
+    let old = settings(store).await?;
     let new = RolloutSettings {
         soak_secs: change.soak_secs.unwrap_or(old.soak_secs),
         least_requests: change.least_requests.unwrap_or(old.least_requests),

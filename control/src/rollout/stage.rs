@@ -19,7 +19,9 @@ pub const ROLLOUTS_MAX: usize = 4_096;
 /// What all edges had last stays what the others have, however often the endpoint is changed meanwhile. A policy that does
 /// not wait goes to all edges, and takes what waited along.
 pub async fn stage(app: &App, before: &Endpoint, after: &Endpoint, txn: Txn) -> Result<Txn, RecordError> {
-    if before.policy == after.policy {
+    // At another place the policy before might let in whom nobody meant.
+    let has_moved = before.url != after.url || before.binding != after.binding;
+    if before.policy == after.policy && !has_moved {
         return Ok(txn);
     }
     let key = record::key::<Rollout>(after.account, after.id);
@@ -44,7 +46,7 @@ pub async fn stage(app: &App, before: &Endpoint, after: &Endpoint, txn: Txn) -> 
         },
     };
     let has_room = staged.is_some() || has_room(app, after);
-    let canaries = if has_room && waits(last.policy.as_ref(), after.policy.as_ref()) {
+    let canaries = if !has_moved && has_room && waits(last.policy.as_ref(), after.policy.as_ref()) {
         canaries(app).await?
     } else {
         Vec::new()
@@ -69,17 +71,22 @@ fn has_room(app: &App, endpoint: &Endpoint) -> bool {
     rollouts.len() < ROLLOUTS_MAX && own.count() < ROLLOUTS_OF_ACCOUNT_MAX
 }
 
-/// Canary edges that get a change first. None: it goes to all edges at once.
+/// Canary edges that get a change first, whichever control feeds them. None: it goes to all edges at once.
 async fn canaries(app: &App) -> Result<Vec<EdgeId>, RecordError> {
-    let connected = app.presence.canaries();
-    if !connected.is_empty() || app.candidate.is_alone() {
-        return Ok(connected);
+    if app.candidate.is_alone() {
+        return Ok(app.presence.canaries());
     }
-    // They may be connected to another control.
-    Ok(fleet::canaries(app).await?.into_iter().collect())
+    let flagged = fleet::canaries(app).await?;
+    let connected = app.presence.edges().into_iter().filter(|edge| edge.connected).map(|edge| edge.id);
+    let connected: Vec<EdgeId> = connected.filter(|edge| flagged.contains(edge)).collect();
+    if connected.is_empty() && !app.presence.knows_others() {
+        // They may be connected to another control.
+        return Ok(flagged.into_iter().collect());
+    }
+    Ok(connected)
 }
 
-/// Changes of the account that wait, while edges have a policy before that names this: the endpoint's id.
+/// Changes of the account that wait, while edges have a policy before that names this: the endpoint's id, or its host.
 pub async fn naming(
     app: &App,
     account: ebbgate_model::AccountId,
@@ -88,11 +95,36 @@ pub async fn naming(
     let mut all = record::list::<Rollout>(&*app.store, account, None, None).await?.items;
     // No name that is looked for has a character that JSON would write otherwise.
     all.retain(|staged| {
-        staged
-            .record
-            .policy
-            .as_ref()
-            .is_some_and(|policy| serde_json::to_string(policy).is_ok_and(|text| text.contains(name)))
+        let policy = staged.record.policy.as_ref();
+        policy.is_some_and(|policy| serde_json::to_string(policy).is_ok_and(|text| names(&text, name)))
     });
     Ok(all)
+}
+
+/// Whether a text has a name that is no part of a longer one. A text with an expression in a URL may name anything.
+fn names(text: &str, name: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let is_whole = |(at, found): (usize, &str)| {
+        let (before, after) =
+            (text.get(..at).unwrap_or_default(), text.get(at + found.len()..).unwrap_or_default());
+        !before.ends_with(is_part) && !after.starts_with(is_part)
+    };
+    text.contains("://${") || text.match_indices(name).any(is_whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names;
+
+    #[test]
+    fn a_name_is_whole_or_may_be_computed() {
+        let check = |text: &str, expect: bool| assert_eq!(names(text, "a.internal"), expect, "{text}");
+        check(r#"{"url":"https://a.internal"}"#, true);
+        check(r#"{"url":"https://a.internal:8443/x"}"#, true);
+        check(r#"{"url":"https://data.internal"}"#, false);
+        check(r#"{"url":"https://b.a.internal"}"#, false);
+        check(r#"{"url":"https://a.internal.example.com"}"#, false);
+        check(r#"{"url":"https://${vars.x}.internal"}"#, true);
+        check("{}", false);
+    }
 }

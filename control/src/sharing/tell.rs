@@ -174,7 +174,7 @@ impl Telling<'_> {
                 Some(_) => self.fenced(),
                 None => match self.sharing.store.get(&key).await? {
                     None => Txn::new().if_absent(&key),
-                    Some(item) if own.joined <= *claimed && !self.is_ours(&item) => {
+                    Some(item) if is_no_newer_feed(own, *claimed) && self.is_of_another(&item) => {
                         self.give_up(own.joined, item.modified).await?;
                         return Ok(false);
                     }
@@ -193,8 +193,9 @@ impl Telling<'_> {
         Err(StoreError::Busy)
     }
 
-    fn is_ours(&self, item: &Item) -> bool {
-        record::parse::<Head>(item).is_ok_and(|head| head.control == self.sharing.name)
+    /// Whether another control wrote it. What cannot be read is nobody's.
+    fn is_of_another(&self, item: &Item) -> bool {
+        record::parse::<Head>(item).is_ok_and(|head| head.control != self.sharing.name)
     }
 
     /// Another control has had the edge since a revision. What it tells comes by the watch.
@@ -230,4 +231,10 @@ impl Telling<'_> {
             }
         }
     }
+}
+
+/// Whether nothing says that the edge came here after it went to another control: it has no feed here, or one that others were
+/// told of.
+fn is_no_newer_feed(own: &OwnEdge, claimed: u64) -> bool {
+    !own.about.connected || own.joined <= claimed
 }

@@ -273,6 +273,13 @@ async fn what_cannot_be_read_is_skipped(store: Shared) {
     hold.session(session(2), report(""));
     until("what is told after it", || two.sessions() == [1, 2]).await;
     assert_eq!(two.presence.edges().len(), 1);
+    // In the place of an edge's own head it is written over.
+    let bad = Txn::new().put(keys::head(edge(1)), "{\"control\":7}");
+    assert!(matches!(store.commit(bad).await.unwrap(), Outcome::Committed(_)));
+    hold.session(session(3), report(""));
+    until("what is told over it", || two.sessions() == [1, 2, 3]).await;
+    hold.session_ended(session(3));
+    until("the end", || two.sessions() == [1, 2]).await;
     // One that starts reads it all at once.
     let three = control(&store, "three:1");
     until("the third", || three.sessions() == [1, 2]).await;

@@ -65,6 +65,14 @@ async fn a_new_policy_is_staged_and_nothing_else_of_an_endpoint() {
         201
     );
     assert_eq!(lab.get(&path).await.text("traffic_policy"), answer(202).to_string());
+    // What led somewhere from one place is nothing for another.
+    lab.patch(&path, json!({"url": "https://c.clinic.example.com"})).await.expect(200);
+    assert!(staged(&lab, &id).await.is_none(), "a place and its policy go together");
+    let both = json!({"url": "https://d.clinic.example.com", "traffic_policy": answer(203).to_string()});
+    lab.patch(&path, both).await.expect(200);
+    assert!(staged(&lab, &id).await.is_none());
+    write(&lab, &id, &answer(204)).await;
+    assert!(staged(&lab, &id).await.is_some());
     lab.delete(&path).await.expect(204);
     assert!(staged(&lab, &id).await.is_none(), "it goes with the endpoint");
 }
