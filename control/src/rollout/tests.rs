@@ -8,7 +8,7 @@ use ebbgate_model::{
     AccountId, Action, Binding, EdgeId, EndpointId, ObjectKey, PolicyHash, Program, Rule, TrafficPolicy,
 };
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -231,6 +231,8 @@ async fn a_control_that_starts_anew_and_another_on_the_same_store_hold_the_same(
     let mut other = lab.app.clone();
     other.candidate = Candidate::replica(other.store.clone(), &SystemEntropy);
     let other = Control::on(&other);
+    // It has not read yet what the first tells of its edges.
+    other.app.presence.share(Arc::default(), mpsc::channel(1).0);
     control.write(&endpoint, broken.clone()).await;
     assert_eq!(other.policy(Ring::Rest, endpoint.id).await, Some(before), "of the same revision");
     assert_eq!(other.policy(Ring::Canary, endpoint.id).await, Some(broken.hash()));
