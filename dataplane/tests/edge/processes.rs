@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ebbgate_edge::agents::{newer, older};
+use ebbgate_edge::drain;
 use ebbgate_edge::net::channel::Channel;
 use ebbgate_edge::net::listen;
 use ebbgate_edge::state::edge::Stage;
@@ -102,6 +103,39 @@ async fn an_agent_stays_with_its_process_over_two_hand_overs_and_visitors_of_the
     // Its end is told.
     first.agents.staying.end();
     until("the session is withdrawn", || told(&newest).is_empty() && !serves(&newest)).await;
+}
+
+#[tokio::test]
+async fn a_process_without_visitors_does_not_end_before_the_sessions_that_stay() {
+    for waits in [true, false] {
+        let older = process();
+        let agent = older.agent(TOKEN).await;
+        agent.bind(TARGET).await;
+        let newer = process();
+        older::meet(&newer.agents, given(&older)).await;
+        older.edge.enter(Stage::HandedOver);
+        older.edge.older.leave();
+        let wait = Duration::from_secs(if waits { 3_600 } else { 0 });
+        let (edge, agents) = (Arc::clone(&older.edge), Arc::clone(&older.agents));
+        let ending = tokio::spawn(async move { drain::hand_over(&edge, &agents, wait).await });
+        if waits {
+            until("the session stays", || {
+                older.agents.staying.count() == 1 || older.edge.stage() > Stage::HandedOver
+            })
+            .await;
+            let agent = agent.echo(b"");
+            for _ in 0..3 {
+                assert_eq!(exchange(newer.visit().await, b"x").await.unwrap(), b"x");
+            }
+            assert_eq!(older.edge.stage(), Stage::HandedOver);
+            assert!(!ending.is_finished());
+            agent.kill();
+        } else {
+            timeout(Duration::from_secs(WAIT_SECS_MAX), agent.ended()).await.expect("it had its time");
+        }
+        timeout(Duration::from_secs(WAIT_SECS_MAX), ending).await.expect("nothing is left").unwrap();
+        assert_eq!(older.edge.stage(), Stage::Stopped);
+    }
 }
 
 #[tokio::test]
