@@ -11,6 +11,7 @@ use ebbgate_edge::net::channel::Channel;
 use ebbgate_edge::net::listen;
 use ebbgate_edge::state::edge::Stage;
 use ebbgate_edge::state::mailbox::Entrance;
+use ebbgate_edge::state::ports::HandedPort;
 use ebbgate_edge::state::report::EVENTS_MAX;
 use ebbgate_model::TunnelSessionId;
 use ebbgate_model::feed::{CommandOutcome, FromEdge, SessionCommand, SessionReport, ToEdge};
@@ -20,7 +21,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, sleep, timeout};
 
-use crate::lab::{Agent, Authority, Lab, SHARDS, TOKEN, account, credential_id, exchange};
+use crate::lab::{Agent, Authority, Lab, Previous, SHARDS, TOKEN, account, credential_id, exchange};
 use crate::peers::{id, peer, proof};
 
 const TARGET: &str = "tcp://db.clinic1.internal:433";
@@ -248,6 +249,59 @@ async fn a_command_reaches_an_agent_at_an_older_process_and_its_answer_is_told()
     let refused =
         matches!(&outcome, CommandOutcome::Failed { reason } if reason.contains("too old to be asked"));
     assert!(number == 7 && refused, "{outcome:?}");
+}
+
+/// Gives a process the sockets of a TCP port that another has.
+fn hand_over_port(older: &Lab, newer: &Lab, port: u16) {
+    for listened in older.edge.mailboxes.listening.all().unwrap() {
+        if matches!(listened.entrance, Entrance::Tcp { port: of, .. } if of == port) {
+            newer.edge.ports().take_over([(port, HandedPort { sockets: listened.sockets, lock: None })]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lent_port_is_the_agents_again_at_the_process_that_takes_over() {
+    // An agent that serves at both processes at once, and one that connects anew in place of its session.
+    for name in ["agent-1", ""] {
+        let (older, mut newer) = (process(), process());
+        let as_before = Previous { process: name.into(), ..Previous::default() };
+        let before = Agent::connect(&older, TOKEN, "localhost", &as_before).await;
+        let before = before.unwrap_or_else(|reply| panic!("{reply:?}"));
+        let lent = before.try_bind("tcp://", json!({}), json!({ "Number": 1 })).await;
+        assert_eq!(lent.error, "");
+        let port: u16 = lent.url.rsplit(':').next().unwrap().parse().unwrap();
+        let previous = Previous { process: name.into(), ..before.previous() };
+        let _before = before.echo(b"before");
+        let visit = async || exchange(TcpStream::connect(("127.0.0.1", port)).await?, b"").await;
+        assert_eq!(visit().await.unwrap(), b"before");
+
+        newer.change(|program| program.settings.random_tcp_ports = Some(port..=port));
+        older.edge.gate.close().await;
+        hand_over_port(&older, &newer, port);
+        older::meet(&newer.agents, given(&older)).await;
+        older.edge.enter(Stage::HandedOver);
+        older.edge.older.leave();
+        assert_eq!(visit().await.unwrap(), b"before");
+
+        let same = Agent::connect(&newer, TOKEN, "localhost", &previous).await;
+        let same = same.unwrap_or_else(|reply| panic!("{reply:?}"));
+        let token = json!({ "Number": 1, "Token": lent.extra.token });
+        let again = same.try_bind(&lent.url, json!({}), token).await;
+        assert_eq!((again.error.as_str(), again.url.as_str()), ("", lent.url.as_str()));
+        let same = same.echo(b"after");
+        if name.is_empty() {
+            until("its session before has ended", || told(&newer).len() == 1).await;
+        }
+        let reached = async { while visit().await.unwrap_or_default() != b"after" {} };
+        timeout(Duration::from_secs(WAIT_SECS_MAX), reached).await.expect("visitors reach it here");
+        // Nothing of the older process takes the port away, and it is lent no longer than the endpoint lives.
+        drop(older);
+        until("the older process is forgotten", || newer.edge.older.copies().unwrap().is_empty()).await;
+        assert_eq!(visit().await.unwrap(), b"after");
+        same.kill();
+        until("the port is given back", || newer.edge.ports().open().all(|(open, _)| open != port)).await;
+    }
 }
 
 /// Gives a process the listener for edges that another has.
