@@ -330,10 +330,13 @@ async fn visitors_of_another_edge_keep_their_streams_and_reach_what_stays_throug
     let agent = older.agent(TOKEN).await;
     agent.bind(TARGET).await;
     let _agent = agent.echo(b"");
-    for (session, report) in told(&older) {
-        let report = Arc::new(report);
-        other.agents.peers.take(&other.edge, ToEdge::PeerSession { edge: id(1), session, report });
-    }
+    let tell = || {
+        for (session, report) in told(&older) {
+            let report = Arc::new(report);
+            other.agents.peers.take(&other.edge, ToEdge::PeerSession { edge: id(1), session, report });
+        }
+    };
+    tell();
     let ways = || other.edge.peers.ways()[&id(1)].session.carriers();
     until("the ways are open", || ways() == SHARDS).await;
     let mut stream = other.visit().await;
@@ -354,6 +357,15 @@ async fn visitors_of_another_edge_keep_their_streams_and_reach_what_stays_throug
     let question = vec![7; 1 << 20];
     assert_eq!(exchange(other.visit().await, &question).await.unwrap(), question);
     word(&mut stream).await;
+    // The edge is reached otherwise from now on: the other one forgets how it was, and the stream goes on.
+    let ToEdge::Peer(mut otherwise) = peer(1, Some(at)) else { panic!("no peer") };
+    otherwise.reach.agents = "elsewhere.example:443".into();
+    other.agents.peers.take(&other.edge, ToEdge::Peer(otherwise));
+    tell();
+    until("the ways are open", || ways() == SHARDS).await;
+    for _ in 0..10 {
+        word(&mut stream).await;
+    }
     // Without streams the older process is left.
     drop(stream);
     until("its connections end", || older.edge.metrics.peer_connections_open.get() == 0).await;
