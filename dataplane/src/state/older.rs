@@ -25,6 +25,9 @@ pub enum Purpose {
     Carry,
     /// The older process tells of its sessions there, and is asked.
     Follow,
+    /// What another release connects for.
+    #[serde(other)]
+    Unknown,
 }
 
 /// A process that has handed over.
@@ -129,6 +132,10 @@ mod tests {
             other.read_to_string(&mut said).unwrap();
             assert_eq!(said, "x");
         }
+        processes.copies().unwrap().into_iter().for_each(|copy| {
+            Channel::from_fd(copy).send(&"dance", &[], WAIT).unwrap();
+        });
+        assert_eq!(own.receive::<Purpose>(WAIT).unwrap().unwrap().0, Purpose::Unknown);
         // The process that takes over has copies, and this one connects no more.
         let copies = processes.copies().unwrap();
         assert_eq!(copies.len(), 1);

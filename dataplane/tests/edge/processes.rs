@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use ebbgate_edge::agents::{newer, older};
@@ -169,6 +170,25 @@ async fn a_hand_over_that_comes_to_nothing_changes_nothing() {
     assert_eq!(older.agents.sessions.all().len(), 1);
     // The next one has it all the same.
     let newer = successor(&older).await;
+    assert_eq!(exchange(newer.visit().await, b"x").await.unwrap(), b"x");
+    assert_eq!(older.agents.staying.count(), 1);
+}
+
+#[tokio::test]
+async fn a_message_that_an_older_process_cannot_read_ends_nothing_that_stays() {
+    let (older, newer) = (process(), process());
+    let agent = older.agent(TOKEN).await;
+    agent.bind(TARGET).await;
+    let _agent = agent.echo(b"");
+    let channels = given(&older);
+    let wait = Duration::from_secs(WAIT_SECS_MAX);
+    channels[0].send(&17, &[], wait).unwrap();
+    let (_, other) = std::os::unix::net::UnixStream::pair().unwrap();
+    channels[0].send(&"dance", &[other.as_fd()], wait).unwrap();
+    older::meet(&newer.agents, channels).await;
+    older.edge.enter(Stage::HandedOver);
+    older.edge.older.leave();
+    older.agents.leave();
     assert_eq!(exchange(newer.visit().await, b"x").await.unwrap(), b"x");
     assert_eq!(older.agents.staying.count(), 1);
 }
