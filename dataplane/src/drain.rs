@@ -21,15 +21,20 @@ const REST_LOOK_MS: u64 = 200;
 /// Milliseconds between looks.
 const LOOK_MS: u64 = 10;
 
-/// Brings the edge to its end. `wait` is for requests in flight.
-pub async fn drain(edge: &Arc<Edge>, wait: Duration) {
+/// Brings the edge to its end. `wait` is for requests in flight. No session stays any longer, also after a hand-over.
+pub async fn drain(edge: &Arc<Edge>, agents: &Arc<Agents>, wait: Duration) {
     edge.enter(Stage::Draining);
-    let (open, agents) = (&edge.metrics.http_connections_open, &edge.metrics.agent_connections_open);
+    let (open, connected) = (&edge.metrics.http_connections_open, &edge.metrics.agent_connections_open);
     tracing::info!(http_connections = open.get(), "stopping: nothing new is accepted");
     wait_until(wait, || open.get() <= edge.metrics.http_tunnels_open.get()).await;
+    agents.staying.end();
     edge.enter(Stage::Ending);
-    tracing::info!(http_connections = open.get(), agents = agents.get(), "stopping: agents are told to go");
-    wait_until(Duration::from_millis(ENDING_MS_MAX), || agents.get() == 0).await;
+    tracing::info!(
+        http_connections = open.get(),
+        agents = connected.get(),
+        "stopping: agents are told to go"
+    );
+    wait_until(Duration::from_millis(ENDING_MS_MAX), || connected.get() == 0).await;
     edge.enter(Stage::Stopped);
 }
 

@@ -240,12 +240,12 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
         let deadline = Duration::from_secs(config.drain_deadline_secs);
         tokio::select! {
             () = drain::hand_over(&edge, &agents, deadline) => {}
-            () = &mut stop => drain::drain(&edge, Duration::from_millis(config.drain_ms)).await,
+            () = &mut stop => drain::drain(&edge, &agents, Duration::from_millis(config.drain_ms)).await,
         }
     } else {
         // Without a service manager there is nothing to notify.
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
-        drain::drain(&edge, Duration::from_millis(config.drain_ms)).await;
+        drain::drain(&edge, &agents, Duration::from_millis(config.drain_ms)).await;
     }
     edge.log_refusals(true);
     join_shards(threads)

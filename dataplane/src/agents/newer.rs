@@ -1,6 +1,7 @@
 //! The process of this edge that has taken over, as this one serves it: it is told of the sessions that stay here, and the
 //! streams of its visitors go to their agents.
 
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use crate::state::older::Purpose;
 
 /// Seconds between looks at whether this process ends.
 const LOOK_SECS: u64 = 1;
+/// Milliseconds before the next connection is taken, after one that could not be.
+const RETRY_MS: u64 = 100;
 /// Seconds the other process may take to read a line.
 const WRITE_SECS_MAX: u64 = 15;
 /// Answers of agents that wait to be told.
@@ -51,7 +54,14 @@ fn accept(agents: &Arc<Agents>, channel: &Channel) {
         let (purpose, passed) = match channel.receive::<Purpose>(Duration::from_secs(LOOK_SECS)) {
             Ok(Some(received)) => received,
             Ok(None) => continue,
-            Err(error) => return tracing::debug!(%error, "no other process of this edge connects any more"),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                return tracing::debug!("no other process of this edge connects any more");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection of another process of this edge is not taken");
+                thread::sleep(Duration::from_millis(RETRY_MS));
+                continue;
+            }
         };
         let Some(stream) = passed.into_iter().next().map(into_stream) else { continue };
         match purpose {
@@ -63,6 +73,7 @@ fn accept(agents: &Arc<Agents>, channel: &Channel) {
                 }
             }
             Purpose::Follow => drop(edge.background.spawn(tell(Arc::clone(agents), stream))),
+            Purpose::Unknown => tracing::debug!("another release connects for what this one does not know"),
         }
     }
 }

@@ -15,7 +15,7 @@ use super::command::{command, move_on};
 use super::line::Asked;
 use super::peers::directory::Directory;
 use super::session::AgentSession;
-use super::staying::Staying;
+use super::staying::{Stay, Staying};
 use super::waiting::Waiting;
 use crate::state::edge::Edge;
 use crate::state::tables::{Effects, Tables};
@@ -123,21 +123,31 @@ impl Agents {
     /// Another process serves. Agents that can keep this session for what it carries, until this process ends, connect to that
     /// one too. Sessions of others stay, and the other process reaches them through this one, until they are to stay no longer.
     ///
-    /// They are told at the pace at which the other process lets them in, if it states what this one does.
+    /// They are told at the pace at which the other process lets them in, if it states what this one does. Those first that it
+    /// cannot reach through this one: its visitors wait for them. All of them stay from this moment on.
     pub fn leave(self: &Arc<Self>) {
+        let sessions = self.sessions.all().into_iter();
+        let mut leaving: Vec<_> = sessions.map(|session| (self.staying.stay(), session)).collect();
+        leaving.sort_by_key(|(_, session)| session.is_served_through());
         let agents = Arc::clone(self);
         self.edge.background.spawn(async move {
             let pace = agents.edge.handshakes.pace();
-            for session in agents.sessions.all() {
-                agents.leave_session(session);
-                sleep(pace).await;
+            for (stay, session) in leaving {
+                if session.state.is_alive() {
+                    agents.leave_counted(session, stay);
+                    sleep(pace).await;
+                }
             }
         });
     }
 
     /// See [`Agents::leave`]; for a session that came about too late for it.
     pub(super) fn leave_session(self: &Arc<Self>, session: Arc<AgentSession>) {
-        let (agents, stay) = (Arc::clone(self), self.staying.stay());
+        self.leave_counted(session, self.staying.stay());
+    }
+
+    fn leave_counted(self: &Arc<Self>, session: Arc<AgentSession>, stay: Stay) {
+        let agents = Arc::clone(self);
         self.edge.background.spawn(async move {
             if session.moves && move_on(&session).await {
                 return stay.moved(&session).await;

@@ -374,10 +374,6 @@ pub(super) fn text_bytes(report: &AgentEndpointReport) -> usize {
 /// The end of an endpoint that was added to its session.
 fn release(edge: &Edge, bound: &Bound) {
     edge.metrics.agent_endpoints.dec();
-    take_out(edge, bound);
-}
-
-pub(super) fn take_out(edge: &Edge, bound: &Bound) {
     edge.routes.remove(&bound.endpoint);
     edge.occupant_changed(&bound.endpoint);
     if let Some(port) = bound.lent_port {

@@ -9,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::session::AgentSession;
 
-/// Seconds that an agent may take to serve at the other process, after it said that it connects there.
-const MOVE_SECS_MAX: u64 = 15;
+/// Seconds that an agent may take to serve at the other process, after it said that it connects there. A busy process asks for a
+/// new try after 10 s, and an agent comes up to twice as late.
+const MOVE_SECS_MAX: u64 = 30;
 /// Milliseconds between looks at whether it does.
 const MOVE_LOOK_MS: u64 = 20;
 

@@ -63,8 +63,8 @@ fn hand_over_to(program: &Path, arguments: &[OsString], host: &mut EdgeHost) -> 
     if host.edge.generation() == 0 {
         return Err(HandOverError::NotNow("this edge has no Program yet; restart it instead"));
     }
-    let older = host.edge.quic().map_or(0, |quic| quic.port.older().map_or(0, |older| older.len()));
-    if older >= OLDER_MAX {
+    let passages = host.edge.quic().map_or(0, |quic| quic.port.older().map_or(0, |older| older.len()));
+    if passages.max(host.edge.older.count()) >= OLDER_MAX {
         return Err(HandOverError::NotNow(
             "too many processes before this one still have streams; wait for one to end",
         ));

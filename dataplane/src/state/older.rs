@@ -25,6 +25,9 @@ pub enum Purpose {
     Carry,
     /// The older process tells of its sessions there, and is asked.
     Follow,
+    /// What another release connects for.
+    #[serde(other)]
+    Unknown,
 }
 
 /// A process that has handed over.
@@ -81,6 +84,11 @@ impl OlderProcesses {
         self.locked().retain(|other| !Arc::ptr_eq(other, process));
     }
 
+    /// How many they are.
+    pub fn count(&self) -> usize {
+        self.locked().len()
+    }
+
     /// The channels of all, for a process that takes over.
     ///
     /// # Errors
@@ -129,9 +137,13 @@ mod tests {
             other.read_to_string(&mut said).unwrap();
             assert_eq!(said, "x");
         }
+        processes.copies().unwrap().into_iter().for_each(|copy| {
+            Channel::from_fd(copy).send(&"dance", &[], WAIT).unwrap();
+        });
+        assert_eq!(own.receive::<Purpose>(WAIT).unwrap().unwrap().0, Purpose::Unknown);
         // The process that takes over has copies, and this one connects no more.
         let copies = processes.copies().unwrap();
-        assert_eq!(copies.len(), 1);
+        assert_eq!((copies.len(), processes.count()), (1, 1));
         processes.leave();
         assert!(process.connect(Purpose::Carry).is_err() && processes.copies().unwrap().is_empty());
         assert!(own.receive::<Purpose>(Duration::ZERO).unwrap().is_none(), "another can still connect");

@@ -400,6 +400,8 @@ fn program(authority: &Authority, port: u16) -> Program {
 pub(crate) struct Previous {
     pub(crate) client_id: String,
     pub(crate) cookie: Secret,
+    /// The name of an agent that can serve at several processes at once; empty: it cannot.
+    pub(crate) process: String,
 }
 
 /// An agent that speaks the real protocol.
@@ -449,6 +451,8 @@ impl Agent {
             Auth { versions: vec!["3".into()], client_id: previous.client_id.clone(), ..Auth::default() };
         auth.extra.authtoken = Secret::new(token);
         auth.extra.cookie = previous.cookie.clone();
+        auth.extra.process.clone_from(&previous.process);
+        auth.extra.moves = !previous.process.is_empty();
         auth.extra.user_agent = "ebbgate/0".into();
         auth.extra.carriers = carriers.iter().map(ToString::to_string).collect();
         let stream = session.open(StreamKind::Auth).await.unwrap();
@@ -462,7 +466,8 @@ impl Agent {
     }
 
     pub(crate) fn previous(&self) -> Previous {
-        Previous { client_id: self.reply.client_id.clone(), cookie: self.reply.extra.cookie.clone() }
+        let (client_id, cookie) = (self.reply.client_id.clone(), self.reply.extra.cookie.clone());
+        Previous { client_id, cookie, process: String::new() }
     }
 
     pub(crate) async fn try_bind(&self, url: &str, opts: Value, extra: Value) -> BindReply {

@@ -3,13 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use ebbgate_edge::agents::{newer, older};
+use ebbgate_edge::drain;
 use ebbgate_edge::net::channel::Channel;
 use ebbgate_edge::net::listen;
 use ebbgate_edge::state::edge::Stage;
 use ebbgate_edge::state::mailbox::Entrance;
+use ebbgate_edge::state::ports::HandedPort;
 use ebbgate_edge::state::report::EVENTS_MAX;
 use ebbgate_model::TunnelSessionId;
 use ebbgate_model::feed::{CommandOutcome, FromEdge, SessionCommand, SessionReport, ToEdge};
@@ -19,7 +22,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, sleep, timeout};
 
-use crate::lab::{Agent, Authority, Lab, SHARDS, TOKEN, account, credential_id, exchange};
+use crate::lab::{Agent, Authority, Lab, Previous, SHARDS, TOKEN, account, credential_id, exchange};
 use crate::peers::{id, peer, proof};
 
 const TARGET: &str = "tcp://db.clinic1.internal:433";
@@ -105,6 +108,39 @@ async fn an_agent_stays_with_its_process_over_two_hand_overs_and_visitors_of_the
 }
 
 #[tokio::test]
+async fn a_process_without_visitors_does_not_end_before_the_sessions_that_stay() {
+    for waits in [true, false] {
+        let older = process();
+        let agent = older.agent(TOKEN).await;
+        agent.bind(TARGET).await;
+        let newer = process();
+        older::meet(&newer.agents, given(&older)).await;
+        older.edge.enter(Stage::HandedOver);
+        older.edge.older.leave();
+        let wait = Duration::from_secs(if waits { 3_600 } else { 0 });
+        let (edge, agents) = (Arc::clone(&older.edge), Arc::clone(&older.agents));
+        let ending = tokio::spawn(async move { drain::hand_over(&edge, &agents, wait).await });
+        if waits {
+            until("the session stays", || {
+                older.agents.staying.count() == 1 || older.edge.stage() > Stage::HandedOver
+            })
+            .await;
+            let agent = agent.echo(b"");
+            for _ in 0..3 {
+                assert_eq!(exchange(newer.visit().await, b"x").await.unwrap(), b"x");
+            }
+            assert_eq!(older.edge.stage(), Stage::HandedOver);
+            assert!(!ending.is_finished());
+            agent.kill();
+        } else {
+            timeout(Duration::from_secs(WAIT_SECS_MAX), agent.ended()).await.expect("it had its time");
+        }
+        timeout(Duration::from_secs(WAIT_SECS_MAX), ending).await.expect("nothing is left").unwrap();
+        assert_eq!(older.edge.stage(), Stage::Stopped);
+    }
+}
+
+#[tokio::test]
 async fn sessions_end_when_no_process_is_left_that_could_bring_them_visitors() {
     let older = process();
     let agent = older.agent(TOKEN).await;
@@ -134,6 +170,25 @@ async fn a_hand_over_that_comes_to_nothing_changes_nothing() {
     assert_eq!(older.agents.sessions.all().len(), 1);
     // The next one has it all the same.
     let newer = successor(&older).await;
+    assert_eq!(exchange(newer.visit().await, b"x").await.unwrap(), b"x");
+    assert_eq!(older.agents.staying.count(), 1);
+}
+
+#[tokio::test]
+async fn a_message_that_an_older_process_cannot_read_ends_nothing_that_stays() {
+    let (older, newer) = (process(), process());
+    let agent = older.agent(TOKEN).await;
+    agent.bind(TARGET).await;
+    let _agent = agent.echo(b"");
+    let channels = given(&older);
+    let wait = Duration::from_secs(WAIT_SECS_MAX);
+    channels[0].send(&17, &[], wait).unwrap();
+    let (_, other) = std::os::unix::net::UnixStream::pair().unwrap();
+    channels[0].send(&"dance", &[other.as_fd()], wait).unwrap();
+    older::meet(&newer.agents, channels).await;
+    older.edge.enter(Stage::HandedOver);
+    older.edge.older.leave();
+    older.agents.leave();
     assert_eq!(exchange(newer.visit().await, b"x").await.unwrap(), b"x");
     assert_eq!(older.agents.staying.count(), 1);
 }
@@ -216,6 +271,59 @@ async fn a_command_reaches_an_agent_at_an_older_process_and_its_answer_is_told()
     assert!(number == 7 && refused, "{outcome:?}");
 }
 
+/// Gives a process the sockets of a TCP port that another has.
+fn hand_over_port(older: &Lab, newer: &Lab, port: u16) {
+    for listened in older.edge.mailboxes.listening.all().unwrap() {
+        if matches!(listened.entrance, Entrance::Tcp { port: of, .. } if of == port) {
+            newer.edge.ports().take_over([(port, HandedPort { sockets: listened.sockets, lock: None })]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lent_port_is_the_agents_again_at_the_process_that_takes_over() {
+    // An agent that serves at both processes at once, and one that connects anew in place of its session.
+    for name in ["agent-1", ""] {
+        let (older, mut newer) = (process(), process());
+        let as_before = Previous { process: name.into(), ..Previous::default() };
+        let before = Agent::connect(&older, TOKEN, "localhost", &as_before).await;
+        let before = before.unwrap_or_else(|reply| panic!("{reply:?}"));
+        let lent = before.try_bind("tcp://", json!({}), json!({ "Number": 1 })).await;
+        assert_eq!(lent.error, "");
+        let port: u16 = lent.url.rsplit(':').next().unwrap().parse().unwrap();
+        let previous = Previous { process: name.into(), ..before.previous() };
+        let _before = before.echo(b"before");
+        let visit = async || exchange(TcpStream::connect(("127.0.0.1", port)).await?, b"").await;
+        assert_eq!(visit().await.unwrap(), b"before");
+
+        newer.change(|program| program.settings.random_tcp_ports = Some(port..=port));
+        older.edge.gate.close().await;
+        hand_over_port(&older, &newer, port);
+        older::meet(&newer.agents, given(&older)).await;
+        older.edge.enter(Stage::HandedOver);
+        older.edge.older.leave();
+        assert_eq!(visit().await.unwrap(), b"before");
+
+        let same = Agent::connect(&newer, TOKEN, "localhost", &previous).await;
+        let same = same.unwrap_or_else(|reply| panic!("{reply:?}"));
+        let token = json!({ "Number": 1, "Token": lent.extra.token });
+        let again = same.try_bind(&lent.url, json!({}), token).await;
+        assert_eq!((again.error.as_str(), again.url.as_str()), ("", lent.url.as_str()));
+        let same = same.echo(b"after");
+        if name.is_empty() {
+            until("its session before has ended", || told(&newer).len() == 1).await;
+        }
+        let reached = async { while visit().await.unwrap_or_default() != b"after" {} };
+        timeout(Duration::from_secs(WAIT_SECS_MAX), reached).await.expect("visitors reach it here");
+        // Nothing of the older process takes the port away, and it is lent no longer than the endpoint lives.
+        drop(older);
+        until("the older process is forgotten", || newer.edge.older.copies().unwrap().is_empty()).await;
+        assert_eq!(visit().await.unwrap(), b"after");
+        same.kill();
+        until("the port is given back", || newer.edge.ports().open().all(|(open, _)| open != port)).await;
+    }
+}
+
 /// Gives a process the listener for edges that another has.
 fn hand_over_peers(older: &Lab, newer: &Lab) {
     for listened in older.edge.mailboxes.listening.all().unwrap() {
@@ -242,10 +350,13 @@ async fn visitors_of_another_edge_keep_their_streams_and_reach_what_stays_throug
     let agent = older.agent(TOKEN).await;
     agent.bind(TARGET).await;
     let _agent = agent.echo(b"");
-    for (session, report) in told(&older) {
-        let report = Arc::new(report);
-        other.agents.peers.take(&other.edge, ToEdge::PeerSession { edge: id(1), session, report });
-    }
+    let tell = || {
+        for (session, report) in told(&older) {
+            let report = Arc::new(report);
+            other.agents.peers.take(&other.edge, ToEdge::PeerSession { edge: id(1), session, report });
+        }
+    };
+    tell();
     let ways = || other.edge.peers.ways()[&id(1)].session.carriers();
     until("the ways are open", || ways() == SHARDS).await;
     let mut stream = other.visit().await;
@@ -266,6 +377,15 @@ async fn visitors_of_another_edge_keep_their_streams_and_reach_what_stays_throug
     let question = vec![7; 1 << 20];
     assert_eq!(exchange(other.visit().await, &question).await.unwrap(), question);
     word(&mut stream).await;
+    // The edge is reached otherwise from now on: the other one forgets how it was, and the stream goes on.
+    let ToEdge::Peer(mut otherwise) = peer(1, Some(at)) else { panic!("no peer") };
+    otherwise.reach.agents = "elsewhere.example:443".into();
+    other.agents.peers.take(&other.edge, ToEdge::Peer(otherwise));
+    tell();
+    until("the ways are open", || ways() == SHARDS).await;
+    for _ in 0..10 {
+        word(&mut stream).await;
+    }
     // Without streams the older process is left.
     drop(stream);
     until("its connections end", || older.edge.metrics.peer_connections_open.get() == 0).await;

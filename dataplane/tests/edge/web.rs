@@ -176,7 +176,7 @@ async fn connections_without_a_request_do_not_hold_up_the_end_of_the_edge() {
         tokio::task::yield_now().await;
     }
     // No test waits for so long: the end comes because nothing is waited for.
-    ebbgate_edge::drain::drain(&lab.edge, std::time::Duration::from_hours(1)).await;
+    ebbgate_edge::drain::drain(&lab.edge, &lab.agents, std::time::Duration::from_hours(1)).await;
     drop((socket, resting));
 }
 

@@ -90,27 +90,29 @@ impl Before {
 /// place, what the connection carries goes on.
 pub async fn keep(shard: Shard, way: Arc<PeerWay>) {
     let ending = shard.edge().reached(Stage::Ending);
-    let over = async {
-        way.session.has_ended().await;
-        let named = || shard.edge().peers.list().contains_key(&way.edge);
-        while way.session.in_flight() > 0 && named() {
-            sleep(Duration::from_millis(REST_LOOK_MS)).await;
-        }
-    };
     tokio::select! {
-        () = over => {}
+        () = rested(&shard, &way) => {}
         () = ending => {}
         () = keep_open(&shard, &way) => {}
     }
 }
 
+/// Completes when the way takes no streams any more, and those it has are over or the edge is withdrawn.
+async fn rested(shard: &Shard, way: &PeerWay) {
+    way.session.has_ended().await;
+    let named = || shard.edge().peers.list().contains_key(&way.edge);
+    while way.session.in_flight() > 0 && named() {
+        sleep(Duration::from_millis(REST_LOOK_MS)).await;
+    }
+}
+
 async fn keep_open(shard: &Shard, way: &Arc<PeerWay>) {
     let (mut retry_ms, mut before) = (RETRY_MS_MIN, Vec::new());
-    loop {
+    while way.session.is_alive() {
         let began = Instant::now();
         let error = once(shard, way, &mut before).await;
         if !way.session.is_alive() {
-            return;
+            break;
         }
         let has_moved = matches!(error, NoWay::Moved);
         if has_moved || began.elapsed() > Duration::from_millis(RETRY_MS_MAX) {
@@ -122,6 +124,8 @@ async fn keep_open(shard: &Shard, way: &Arc<PeerWay>) {
         sleep(Duration::from_millis(retry_ms / 2 + random::number() % (retry_ms / 2 + 1))).await;
         retry_ms = (retry_ms * 2).min(RETRY_MS_MAX);
     }
+    // There is no other connection to wait for.
+    before.drain(..).for_each(Before::leave);
 }
 
 /// Connects, and carries streams until the connection ends.
@@ -204,11 +208,11 @@ where
     };
     tracing::info!(peer = %way.edge, address = %way.place, "another process of an edge serves; connecting there");
     drop(incoming);
-    let (way, held) = (Arc::clone(way), Rc::clone(&carrier));
+    let (shard, way, held) = (shard.clone(), Arc::clone(way), Rc::clone(&carrier));
     spawn_local(async move {
         tokio::select! {
             _ = driving => {}
-            () = way.session.has_ended() => {}
+            () = rested(&shard, &way) => {}
         }
         // No stream is opened on a connection that is over.
         drop(held.take());

@@ -67,6 +67,8 @@ struct Session {
     named: u64,
     report: Arc<SessionReport>,
     served: BTreeMap<EndpointId, Served>,
+    /// Under which names of processes it is found.
+    processes: BTreeSet<Box<str>>,
     /// What this edge tells control of it, if it is at an older process.
     shown: Shown,
 }
@@ -256,8 +258,8 @@ impl Table {
             None => {
                 self.by_account.entry(report.account).or_default().insert(at);
                 self.by_credential.entry(report.credential).or_default().insert(at);
-                let served = BTreeMap::new();
-                peer.sessions.insert(at.1, Session { named: feed, report, served, shown: Shown::default() });
+                let (served, processes, shown) = (BTreeMap::new(), BTreeSet::new(), Shown::default());
+                peer.sessions.insert(at.1, Session { named: feed, report, served, processes, shown });
             }
         }
         if !std::mem::replace(&mut peer.has_ways, true) {
@@ -273,9 +275,9 @@ impl Table {
         session.shown.hide(edge, at.1);
         for served in session.served.values() {
             withdraw(edge, served);
-            if let Some(process) = process_of(&served.endpoint) {
-                forget(&mut self.by_process, &process, at);
-            }
+        }
+        for process in &session.processes {
+            forget(&mut self.by_process, process, at);
         }
         forget(&mut self.by_account, &session.report.account, at);
         forget(&mut self.by_credential, &session.report.credential, at);
@@ -341,7 +343,8 @@ impl Table {
                     edge.routes.put(Arc::clone(&endpoint));
                     edge.occupant_changed(&endpoint);
                     if let Some(process) = process_of(&endpoint) {
-                        self.by_process.entry(process).or_default().insert(at);
+                        self.by_process.entry(process.clone()).or_default().insert(at);
+                        session.processes.insert(process);
                     }
                     let from = Arc::clone(&report);
                     session.served.insert(*id, Served { endpoint, lent_port, from });
@@ -353,6 +356,15 @@ impl Table {
                     }
                 }
             }
+        }
+        // An agent may bind under ever new names, which are kept a while for when it comes back.
+        if session.processes.len() > ENDPOINTS_MAX {
+            let now: BTreeSet<_> =
+                session.served.values().filter_map(|served| process_of(&served.endpoint)).collect();
+            for gone in session.processes.difference(&now) {
+                forget(&mut self.by_process, gone, at);
+            }
+            session.processes = now;
         }
     }
 

@@ -13,9 +13,7 @@ use ebbgate_wire::ticket::BindToken;
 use super::super::bind::{self, Has, Place, Wanted};
 use super::super::refusal::Refusal;
 use super::super::secrets;
-use super::super::session::{
-    AgentSession, Bound, ENDPOINTS_MAX, NotReplaced, take_out, text_bytes, with_engine,
-};
+use super::super::session::{AgentSession, Bound, ENDPOINTS_MAX, NotReplaced, text_bytes, with_engine};
 use super::{Connection, TEXT_BYTES_MAX, TICKET_SECS, short};
 use tokio::time::Instant;
 
@@ -100,7 +98,7 @@ impl Connection {
         let (endpoint, lent_port) = self.put_in_service(&wanted.place, make)?;
         let report = report(bind, &wanted, &endpoint, lent_port, now_s);
         if edge.stage() > Stage::Serving && report.elsewhere.is_none() {
-            edge.routes.remove(&endpoint);
+            self.take_out(&endpoint, lent_port);
             let message =
                 "another process of the edge serves now, which has no key of this certificate; connect anew";
             return Err(Refusal { code: None, message: message.into() });
@@ -114,8 +112,8 @@ impl Connection {
             guard: wanted.guard.map(Arc::new),
             _text: text,
         };
-        if !session.add(edge, bound.clone()) {
-            take_out(edge, &bound);
+        if !session.add(edge, bound) {
+            self.take_out(&endpoint, lent_port);
             return Err(Refusal { code: None, message: "the session has ended".into() });
         }
         self.agents.peers.is_home(edge, &endpoint);
@@ -140,20 +138,24 @@ impl Connection {
         make: impl Fn(EndpointUrl) -> Arc<Endpoint>,
     ) -> Result<(Arc<Endpoint>, Option<u16>), Refusal> {
         let edge = self.shard.edge();
-        let try_url = |url: EndpointUrl| {
-            let endpoint = make(url);
+        let enter = |endpoint: Arc<Endpoint>| {
             let taken =
                 |e: AlreadyOnline| Refusal::new(ErrorCode::ALREADY_ONLINE, format!("{}: {e}", endpoint.url));
             edge.routes.bind(Arc::clone(&endpoint)).map_err(taken)?;
             edge.occupant_changed(&endpoint);
             Ok(endpoint)
         };
+        let try_url = |url: EndpointUrl| enter(make(url));
         let none =
             |what: &str| Refusal::new(bind::CODE_NO_RANDOM, format!("this server has no {what} to give"));
         match place {
             Place::LentAgain(url) if url.scheme() == Scheme::Tcp => {
-                let port = edge.lend_port(Some(url.port())).ok_or_else(|| none("such port"))?;
-                let bound = try_url(url.clone()).inspect_err(|_| edge.give_port_back(port));
+                let endpoint = make(url.clone());
+                // It may be open here already, for the same agent at an older process.
+                let before = (edge.stage() <= Stage::Serving).then(|| self.agents.peers.take_lent(&endpoint));
+                let port = before.flatten().or_else(|| edge.lend_port(Some(url.port())));
+                let port = port.ok_or_else(|| none("such port"))?;
+                let bound = enter(Arc::clone(&endpoint)).inspect_err(|_| self.leave_port(&endpoint, port));
                 Ok((bound?, Some(port)))
             }
             Place::At(url) | Place::LentAgain(url) => Ok((try_url(url.clone())?, None)),
@@ -169,6 +171,23 @@ impl Connection {
                 let url = EndpointUrl::new(Scheme::Tcp, host, port).map_err(|_| none("random port"))?;
                 try_url(url).map(|endpoint| (endpoint, Some(port))).inspect_err(|_| edge.give_port_back(port))
             }
+        }
+    }
+
+    /// The end of an endpoint that was not added to its session.
+    fn take_out(&self, endpoint: &Endpoint, lent_port: Option<u16>) {
+        let edge = self.shard.edge();
+        edge.routes.remove(endpoint);
+        edge.occupant_changed(endpoint);
+        if let Some(port) = lent_port {
+            self.leave_port(endpoint, port);
+        }
+    }
+
+    /// An endpoint does not get the port that was lent for it: whoever had it before has it again.
+    fn leave_port(&self, endpoint: &Endpoint, port: u16) {
+        if !self.agents.peers.return_lent(endpoint, port) {
+            self.shard.edge().give_port_back(port);
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::super::super::line::Asked;
 use super::super::shown::{Older, is_same};
-use super::{Directory, Table, process_of, withdraw};
+use super::{Directory, Served, Table, process_of, withdraw};
 use crate::state::edge::Edge;
 use crate::state::endpoint::Endpoint;
 use crate::state::older::OlderProcess;
@@ -108,6 +108,18 @@ impl Directory {
         }
     }
 
+    /// Takes a lent port that is open here for an endpoint of the same agent's process at an older process: the agent has it
+    /// here from now on. None: there is no such port.
+    pub(in crate::agents) fn take_lent(&self, own: &Endpoint) -> Option<u16> {
+        self.table().find_before(own, |served| served.lent_port.take())
+    }
+
+    /// Gives a port back to the endpoint that it was taken from. False: that is served no more.
+    pub(in crate::agents) fn return_lent(&self, own: &Endpoint, port: u16) -> bool {
+        let give = |served: &mut Served| served.lent_port.is_none().then(|| served.lent_port = Some(port));
+        self.table().find_before(own, give).is_some()
+    }
+
     /// A client has connected here that may still have sessions at older processes: those end there, unless their agents keep
     /// several.
     pub(in crate::agents) fn came_back(&self, credential: CredentialId, client_id: &str) {
@@ -124,6 +136,28 @@ impl Directory {
 }
 
 impl Table {
+    /// The first answer for what the process of an agent serves at older processes at the URL of its own endpoint.
+    fn find_before<T>(
+        &mut self,
+        own: &Endpoint,
+        mut find: impl FnMut(&mut Served) -> Option<T>,
+    ) -> Option<T> {
+        let process = process_of(own)?;
+        for (edge, session) in self.by_process.get(&process)? {
+            let peer = self.peers.get_mut(edge).filter(|peer| peer.older.is_some());
+            let Some(session) = peer.and_then(|peer| peer.sessions.get_mut(session)) else { continue };
+            let is_before = |endpoint: &Endpoint| {
+                let has_place = endpoint.url == own.url && endpoint.account == own.account;
+                has_place && process_of(endpoint).as_ref() == Some(&process)
+            };
+            let mut before = session.served.values_mut().filter(|served| is_before(&served.endpoint));
+            if let Some(found) = before.find_map(&mut find) {
+                return Some(found);
+            }
+        }
+        None
+    }
+
     fn show(&mut self, edge: &Edge, at: (EdgeId, TunnelSessionId), moves: Option<bool>) {
         let Some(peer) = self.peers.get_mut(&at.0) else { return };
         let (Some(older), Some(session)) = (&peer.older, peer.sessions.get_mut(&at.1)) else { return };
