@@ -24,7 +24,7 @@ use crate::state::disk::Disk;
 use crate::state::edge::Edge;
 use crate::state::mailbox::Entrance;
 
-/// Processes before this one that may still have streams when it is upgraded.
+/// Processes before this one that may still have streams or sessions when it is upgraded.
 pub const OLDER_MAX: usize = 32;
 
 /// A listener that no shard has.

@@ -66,7 +66,7 @@ fn hand_over_to(program: &Path, arguments: &[OsString], host: &mut EdgeHost) -> 
     let passages = host.edge.quic().map_or(0, |quic| quic.port.older().map_or(0, |older| older.len()));
     if passages.max(host.edge.older.count()) >= OLDER_MAX {
         return Err(HandOverError::NotNow(
-            "too many processes before this one still have streams; wait for one to end",
+            "too many processes before this one still have streams or sessions; wait for one to end",
         ));
     }
     // Without a service manager there is nothing to notify.

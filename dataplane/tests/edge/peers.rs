@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ebbgate_edge::agents::ENDPOINTS_MAX;
 use ebbgate_edge::net::listen;
 use ebbgate_edge::net::tls::PeerTls;
 use ebbgate_edge::state::mailbox::Entrance;
@@ -308,6 +309,31 @@ async fn a_url_of_another_process_is_taken_and_that_of_the_same_is_not() {
     let same = Agent::connect(&two.visitors, TOKEN, "localhost", &unproven).await;
     let same = same.unwrap_or_else(|reply| panic!("{reply:?}"));
     assert_eq!(same.try_bind(TARGET, json!({}), alone).await.error, "");
+}
+
+#[tokio::test]
+async fn an_agent_that_binds_under_ever_new_names_elsewhere_is_known_by_the_latest() {
+    let two = Two::start();
+    let agent = two.agents.agent(TOKEN).await;
+    agent.bind(TARGET).await;
+    let (session, first) = two.sessions().into_iter().next().unwrap();
+    let knows = |n: usize| two.visitors.agents.peers.knows(credential_id(TOKEN), &format!("p{n}"));
+    let bound_as = |n: usize| {
+        let mut report = first.clone();
+        for endpoint in report.endpoints.values_mut() {
+            endpoint.elsewhere.as_mut().unwrap().identity = format!("p{n}/1");
+        }
+        two.tell(ToEdge::PeerSession { edge: id(1), session, report: Arc::new(report) });
+    };
+    bound_as(0);
+    bound_as(1);
+    assert!(knows(0) && knows(1) && !knows(2), "it may come back under either");
+    for n in 2..=ENDPOINTS_MAX {
+        bound_as(n);
+    }
+    assert!(knows(ENDPOINTS_MAX) && !knows(0) && !knows(ENDPOINTS_MAX - 1), "as many are not kept");
+    two.tell(ToEdge::PeerSessionEnded { edge: id(1), session });
+    assert!(!knows(ENDPOINTS_MAX));
 }
 
 #[tokio::test]

@@ -284,7 +284,9 @@ fn hand_over_port(older: &Lab, newer: &Lab, port: u16) {
 async fn a_lent_port_is_the_agents_again_at_the_process_that_takes_over() {
     // An agent that serves at both processes at once, and one that connects anew in place of its session.
     for name in ["agent-1", ""] {
-        let (older, mut newer) = (process(), process());
+        let (mut older, mut newer) = (process(), process());
+        // Ports that no other test takes.
+        older.change(|program| program.settings.random_tcp_ports = Some(32_000..=32_700));
         let as_before = Previous { process: name.into(), ..Previous::default() };
         let before = Agent::connect(&older, TOKEN, "localhost", &as_before).await;
         let before = before.unwrap_or_else(|reply| panic!("{reply:?}"));
@@ -316,8 +318,10 @@ async fn a_lent_port_is_the_agents_again_at_the_process_that_takes_over() {
         let reached = async { while visit().await.unwrap_or_default() != b"after" {} };
         timeout(Duration::from_secs(WAIT_SECS_MAX), reached).await.expect("visitors reach it here");
         // Nothing of the older process takes the port away, and it is lent no longer than the endpoint lives.
+        let credential = credential_id(TOKEN);
+        let known = if name.is_empty() { previous.client_id } else { format!("{credential}/{name}") };
         drop(older);
-        until("the older process is forgotten", || newer.edge.older.copies().unwrap().is_empty()).await;
+        until("its session before is forgotten", || !newer.agents.peers.knows(credential, &known)).await;
         assert_eq!(visit().await.unwrap(), b"after");
         same.kill();
         until("the port is given back", || newer.edge.ports().open().all(|(open, _)| open != port)).await;
