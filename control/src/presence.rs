@@ -1,7 +1,7 @@
 //! `Presence`: which edges are connected, what they hold, and which agents are online at them. In memory only.
 //!
 //! Filled by `push` from what edges report, and by `sharing` from what other controls tell of theirs; read by `api`. One entry
-//! per edge, whoever feeds it.
+//! per edge, fed here or not.
 
 mod edges;
 mod head;
@@ -314,7 +314,7 @@ impl Presence {
         if sent { Ok(answered) } else { Err(CommandError::Unreachable) }
     }
 
-    /// The same for a session whose edge is fed here, and no other.
+    /// The same for a session at an edge that is fed here, and no other.
     pub fn command_here(
         &self,
         account: AccountId,

@@ -40,7 +40,7 @@ enum Kind {
 }
 
 impl Subject {
-    /// An edge with an agent whose TCP endpoint leads to the service.
+    /// An edge, and an agent with a TCP endpoint that leads to the service.
     pub(super) fn edge(dir: &Path, programs: &Path, service: SocketAddr) -> Result<Self> {
         let mut lab = Lab::open(&dir.join("lab"), Programs::in_dir(programs))?;
         lab.start()?;

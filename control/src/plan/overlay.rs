@@ -1,6 +1,6 @@
 //! `Overlay`: in which objects edges of one ring have something else than what is newest. Pure.
 //!
-//! An endpoint whose new policy not all edges have is in it with the policy before, and the new policy is in it as one that
+//! An endpoint with a new policy that not all edges have is in it with the policy before, and the new policy is in it as one that
 //! is not there: so no edge reads a policy that it is not to have. Policies before stay among the newest objects as long as
 //! they are needed, so an overlay only hides and replaces.
 

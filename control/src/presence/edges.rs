@@ -1,4 +1,4 @@
-//! The registry behind `Presence`: one entry an edge, whoever feeds it, and what follows for the edges fed here.
+//! The registry behind `Presence`: one entry an edge, fed here or not, and what follows for the edges fed here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,12 +26,12 @@ pub struct Command {
     pub answer: oneshot::Sender<CommandOutcome>,
 }
 
-/// A command to a session whose edge another control feeds.
+/// A command to a session at an edge that another control feeds.
 #[derive(Debug)]
 pub struct RemoteCommand {
     /// Name of that control.
     pub control: String,
-    /// Whose session it is.
+    /// The account of the session.
     pub account: AccountId,
     /// The command.
     pub command: Command,
@@ -189,7 +189,7 @@ impl Edges {
         self.sessions_changed(edge, &sessions);
     }
 
-    /// The edge belongs no longer, whoever feeds it.
+    /// The edge belongs no longer, fed here or not.
     pub(super) fn banish(&mut self, edge: EdgeId) {
         self.drained.remove(&edge);
         self.canaries.remove(&edge);

@@ -14,7 +14,7 @@ pub const ROLLOUTS_OF_ACCOUNT_MAX: usize = 64;
 /// Changes of all accounts that wait at once.
 pub const ROLLOUTS_MAX: usize = 4_096;
 
-/// Adds to the transaction that changes an endpoint what decides who gets its policy.
+/// Adds to the transaction that changes an endpoint which edges get its policy.
 ///
 /// What all edges had last stays what the others have, however often the endpoint is changed meanwhile. A policy that does
 /// not wait goes to all edges, and takes what waited along.

@@ -28,7 +28,7 @@ const HARMLESS: &[&str] =
     &["circuit-breaker", "compress-response", "log", "response-body-find-replace", "sse-find-replace"];
 /// Statuses by which a `custom-response` refuses.
 const REFUSING_STATUS: std::ops::Range<u64> = 400..500;
-/// The phase at whose end a visitor gets no answer if no action gave one: `on_http_request`.
+/// The phase after which a visitor gets no answer, if no action gave one: `on_http_request`.
 const LAST_CHANCE: usize = 1;
 
 /// Whether a policy waits for canary edges, where all edges have `before`.

@@ -1,4 +1,4 @@
-//! Commands to a session whose edge another control feeds: a key with a lease for that control, and one for its answer.
+//! Commands to a session at an edge that another control feeds: a key with a lease for that control, and one for its answer.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;

@@ -12,7 +12,7 @@ const NAME_BYTES_MAX: usize = 64;
 /// What a key is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Key {
-    /// Who feeds an edge. With the lease of that control for this edge.
+    /// Which control feeds an edge. With the lease of that control for this edge.
     Head(EdgeId),
     /// Some of its sessions. Without a lease.
     Chunk { edge: EdgeId, epoch: String, number: u16 },

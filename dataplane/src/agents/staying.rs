@@ -24,7 +24,7 @@ struct Inner {
     /// Cancelled when no session stays any longer.
     over: CancellationToken,
     staying: usize,
-    /// Whose agents serve at the other process.
+    /// Sessions of agents that serve all their endpoints at the other process.
     moved: BTreeSet<TunnelSessionId>,
 }
 

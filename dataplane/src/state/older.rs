@@ -2,7 +2,7 @@
 //! Knows no session.
 //!
 //! Each is reached over the channel that it gave at the hand-over: one end of a new pair of sockets is sent there for each
-//! connection. Whoever has a copy of the channel's end is a process of this edge; there is no other proof, and no address.
+//! connection. What has a copy of the channel's end is a process of this edge; there is no other proof, and no address.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};

@@ -154,7 +154,7 @@ impl Etcd {
     /// Runs `etcdctl` against one member.
     pub fn ctl(&self, at: usize, args: &[&str]) -> Result<String> {
         let member = self.member(at);
-        // A namespace's loopback is its own, and whoever asks from inside needs no way there.
+        // A namespace's loopback is its own, and a request from inside needs no way there.
         let mut command = member.machine.command("etcdctl");
         command.args(["--dial-timeout", "1s", "--command-timeout", "2s", "--endpoints"]);
         command.arg(self.client_url(member));

@@ -39,13 +39,13 @@ impl World {
 
     /// An agent is back, or no edge was there for it.
     pub(crate) fn back_by(&mut self, agent: usize, since: Duration) -> Result<()> {
-        let who = &self.agents[agent];
-        if who.away != Some(since) {
+        let found = &self.agents[agent];
+        if found.away != Some(since) {
             return Ok(());
         }
-        let known: BTreeSet<usize> = who.configured.iter().chain(&who.told).copied().collect();
+        let known: BTreeSet<usize> = found.configured.iter().chain(&found.told).copied().collect();
         let reached_since = |edge: usize| {
-            let cut = self.from_agents.of((who.group, edge));
+            let cut = self.from_agents.of((found.group, edge));
             (self.is_up(edge) && cut.count == 0).then(|| cut.healed.max(self.edges[edge].up_since))
         };
         let silent = known.iter().filter(|edge| reached_since(**edge).is_none_or(|at| at > since)).count();
@@ -57,7 +57,7 @@ impl World {
                 "agent {agent} has no edge for {:.1} s; it knows edge {edge}, which it reaches for {:.1} s; {:?}",
                 self.now.saturating_sub(since).as_secs_f64(),
                 self.now.saturating_sub(at).as_secs_f64(),
-                who.sessions.iter().map(|session| session.state).collect::<Vec<_>>()
+                found.sessions.iter().map(|session| session.state).collect::<Vec<_>>()
             );
             let wait = (at + limit).saturating_sub(self.now);
             self.after(wait, Event::BackBy { agent, since });

@@ -32,7 +32,7 @@ pub struct Report {
     pub settled: u64,
     /// Visitors.
     pub visits: u64,
-    /// Visitors who reached an agent at another edge.
+    /// Visitors that reached an agent at another edge.
     pub served: u64,
 }
 

@@ -26,7 +26,7 @@ pub struct Settings {
     pub edges: usize,
     /// Agents, each with two sessions.
     pub agents: usize,
-    /// Edges whose whole knowledge of the others is the edge's own code.
+    /// Edges that know the others by the edge's own code.
     pub witnesses: usize,
     /// Faults in a year and for each edge, of all kinds together.
     pub faults_of_edge: u64,

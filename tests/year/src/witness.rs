@@ -1,4 +1,4 @@
-//! `Witness`: an edge whose knowledge of the others is the edge's own code: its `Directory`, its Tables and its routes. Visitors
+//! `Witness`: an edge that knows the others by the edge's own code: its `Directory`, its Tables and its routes. Visitors
 //! come to it. Only connections are the simulation's.
 
 use std::collections::BTreeMap;

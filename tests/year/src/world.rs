@@ -35,7 +35,7 @@ pub(crate) const SERVICES: usize = 20;
 const AGENTS_OF_SITE: usize = 20;
 /// Parts of the network that are cut off from an edge as a whole.
 pub(crate) const GROUPS: usize = 40;
-/// What happened last, kept for whoever looks for a fault.
+/// What happened last, kept for the search for a fault.
 const TRACE_MAX: usize = 400;
 
 /// What is to happen.

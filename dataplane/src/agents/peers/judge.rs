@@ -32,7 +32,7 @@ pub(super) enum NotServed {
     Silent,
 }
 
-/// `found`: the endpoint of the session that the header names, if it is connected to this edge. `from`: whose stream it is.
+/// `found`: the endpoint of the session that the header names, if it is connected to this edge. `from`: the edge that sent the stream.
 pub(super) fn judge(
     header: &PeerHeader,
     found: Option<&Arc<Endpoint>>,

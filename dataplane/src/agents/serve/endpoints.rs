@@ -184,7 +184,7 @@ impl Connection {
         }
     }
 
-    /// An endpoint does not get the port that was lent for it: whoever had it before has it again.
+    /// An endpoint does not get the port that was lent for it: the endpoint that had it before has it again.
     fn leave_port(&self, endpoint: &Endpoint, port: u16) {
         if !self.agents.peers.return_lent(endpoint, port) {
             self.shard.edge().give_port_back(port);

@@ -19,7 +19,7 @@ pub struct OutlierLimits {
     pub consecutive_5xx: u32,
     /// Answers of 502, 503 and 504, and requests without an answer, in a row; 0: any number.
     pub consecutive_gateway_failures: u32,
-    /// Answers in a row whose status came later than `slow`; 0: any number.
+    /// Answers in a row with a status that came later than `slow`; 0: any number.
     pub consecutive_slow: u32,
     /// How long a status may take, from the whole request on.
     pub slow: Duration,
