@@ -115,7 +115,7 @@ impl Round {
         self.choices = edges.choices(session);
     }
 
-    /// The edge was not reached. None: another one is tried at once. Else why the whole dial failed.
+    /// The edge was not reached. None: another one is tried at once. Some: the dial failed for this reason.
     pub fn failed(&mut self, edges: &Edges, session: usize, error: DialError) -> Option<DialError> {
         edges.failed(session);
         if let DialError::Busy { target, retry_after } = &error

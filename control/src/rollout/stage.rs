@@ -19,7 +19,7 @@ pub const ROLLOUTS_MAX: usize = 4_096;
 /// What all edges had last stays what the others have, however often the endpoint is changed meanwhile. A policy that does
 /// not wait goes to all edges, and takes what waited along.
 pub async fn stage(app: &App, before: &Endpoint, after: &Endpoint, txn: Txn) -> Result<Txn, RecordError> {
-    // At another place the policy before might let in whom nobody meant.
+    // At another place the policy before might let in other people than it was meant for.
     let has_moved = before.url != after.url || before.binding != after.binding;
     if before.policy == after.policy && !has_moved {
         return Ok(txn);

@@ -33,8 +33,8 @@ const LAST_CHANCE: usize = 1;
 
 /// Whether a policy waits for canary edges, where all edges have `before`.
 ///
-/// It does if everything that decides who gets in stays as it was, but for refusals that go: the same refusals, answers under
-/// the same conditions, in the same order. What a visitor is answered, or where he is led, may differ.
+/// It does if all that lets visitors in stays as it was, but for refusals that go: the same refusals, answers under
+/// the same conditions, in the same order. Answers, and where a visitor is led, may differ.
 pub fn waits(before: Option<&TrafficPolicy>, after: Option<&TrafficPolicy>) -> bool {
     if before == after {
         return false;
@@ -46,7 +46,7 @@ pub fn waits(before: Option<&TrafficPolicy>, after: Option<&TrafficPolicy>) -> b
 /// What decides in a phase whether a visitor gets on.
 #[derive(Debug, PartialEq)]
 enum Step<'p> {
-    /// He may be refused, or what later steps read of him changes: by this action, under these conditions.
+    /// This action may refuse a visitor, or change what later steps read of the visitor, under these conditions.
     Judge { expressions: &'p [String], kind: &'p str, config: &'p Value, refuses: bool },
     /// He is answered or led on, under these conditions.
     Answer { expressions: &'p [String] },

@@ -89,7 +89,7 @@ impl Sharing {
         })
     }
 
-    /// Whether controls have written so much here since the last time this was so that etcd's history is to be shortened.
+    /// Whether etcd's history is to be shortened: controls have written too much since it was shortened last.
     pub fn is_history_long(&self) -> bool {
         let is_long = self.history.load(Ordering::Relaxed) > HISTORY_BYTES_MAX;
         if is_long {
