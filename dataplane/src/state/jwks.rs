@@ -254,7 +254,9 @@ mod tests {
 
     #[test]
     fn a_fetch_whose_task_ends_without_a_result_lets_another_begin() {
-        let background = tokio::runtime::Runtime::new().unwrap();
+        // One thread: a second one could see the closed connection as a failed fetch before the fetch is dropped.
+        let background =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let fetcher = Arc::new(Fetcher::new(None, true).unwrap());
         let keys = Keys::new(fetcher, background.handle().clone(), &Metrics::new());
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
