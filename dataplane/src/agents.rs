@@ -7,6 +7,7 @@ mod allowance;
 mod auth;
 mod bind;
 mod command;
+mod drains;
 pub mod elsewhere;
 mod line;
 mod links;

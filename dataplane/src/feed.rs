@@ -270,8 +270,8 @@ impl Feed {
             | ToEdge::PeerSessionEnded { .. }
             | ToEdge::PeersTold) => {
                 // Policies are compiled, which may take long.
-                let (edge, peers) = (Arc::clone(&self.edge), Arc::clone(&self.agents.peers));
-                let work = spawn_blocking(move || peers.take(&edge, told));
+                let agents = Arc::clone(&self.agents);
+                let work = spawn_blocking(move || agents.told_of_peer(told));
                 alive(work, lines).await?.map_err(FeedError::Installer)?;
             }
             ToEdge::Beat | ToEdge::Unknown => {}

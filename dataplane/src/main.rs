@@ -35,7 +35,6 @@ use ebbgate_edge::net::listen::{self, AcceptGate, ConnLimits, Listener};
 use ebbgate_edge::shard;
 use ebbgate_edge::state::addresses::{Addresses as Databases, LOOK_SECS};
 use ebbgate_edge::state::balancers::Balancers;
-use ebbgate_edge::state::bound;
 use ebbgate_edge::state::disk::Disk;
 use ebbgate_edge::state::edge::{Edge, Stage, Visitors};
 use ebbgate_edge::state::external_calls::ExternalCalls;
@@ -46,6 +45,7 @@ use ebbgate_edge::state::ports::Ports;
 use ebbgate_edge::state::route::returning::Away;
 use ebbgate_edge::state::saved::Saved;
 use ebbgate_edge::state::waf::Waf;
+use ebbgate_edge::state::{bound, drains};
 use ebbgate_edge::xdp::{XdpHandle, served};
 use ebbgate_edge::{drain, log};
 use ebbgate_model::feed::FromEdge;
@@ -185,6 +185,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
     if edge.generation() > 0 && follows.is_none() {
         bound::expect(&edge, &saved.bound_file(), Away::Restarted);
     }
+    edge.drains.restore(&saved.drains_file());
     let admin_token = admin::token(config.admin, config.admin_token.as_deref())?;
     let (admin_at, admin) = listeners::open_admin(config, &mut handed)?;
     let addresses = listeners::open_all(&edge, config, shared, admin_at, &passed, &mut handed)?;
@@ -220,6 +221,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
     let host = door.as_ref().map(|door| edge_host(door, &agents, &installer, &saved, &admin)).transpose()?;
     serve_admin(admin, &edge, &disk, admin_token.as_ref())?;
     tokio::spawn(bound::keep(Arc::clone(&edge), Arc::clone(&disk), saved.bound_file()));
+    tokio::spawn(drains::keep(Arc::clone(&edge), Arc::clone(&disk), saved.drains_file()));
     tokio::spawn(write_again(Arc::clone(&disk), Arc::clone(&installer)));
     let reloaded = Arc::clone(&xdp);
     let parts = Parts { edge: Arc::clone(&edge), agents: Arc::clone(&agents), xdp, events };

@@ -12,6 +12,7 @@
 //! version all the same: the digest is of what it was told. Nothing is assumed of an edge that connects again: its
 //! `Hello` says what it holds.
 
+mod drain;
 mod fleet;
 mod lines;
 mod peers;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use drain::{DRAIN_AT_MS_MAX, Drain, DrainReport, DrainWanted, MEMBER_BYTES_MAX};
 pub use fleet::{Enrolled, FLEET_BYTES_MAX, FleetRefusal, JOIN_PATH, JoinRequest, RENEW_PATH, RenewRequest};
 pub use lines::{LINE_BYTES_MAX, LineError, Lines, Message, write_line};
 pub use peers::{
@@ -175,7 +177,7 @@ impl Message for ToEdge {
 
 impl Message for FromEdge {}
 
-/// What an operator can ask of an agent's session.
+/// What an operator can ask of an agent's session: of the agent, or of the edge that has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum SessionCommand {
@@ -188,6 +190,9 @@ pub enum SessionCommand {
         /// Version wanted; empty for the newest.
         version: String,
     },
+    /// Keep new work from an endpoint, or no longer. Never sent to an edge that reports no [`AgentEndpointReport::drain`]: it
+    /// would not know the command.
+    Drain(DrainWanted),
 }
 
 /// What an agent said of a command.
@@ -424,6 +429,7 @@ impl CommandRefusals {
             SessionCommand::Stop => &self.stop,
             SessionCommand::Restart => &self.restart,
             SessionCommand::Update { .. } => &self.update,
+            SessionCommand::Drain(_) => &None,
         };
         reason.as_deref()
     }
@@ -486,6 +492,9 @@ pub struct AgentEndpointReport {
     /// Whether new work comes to it, as its edge judges.
     #[serde(default)]
     pub health: HealthReport,
+    /// What the operator wants of it. None: its edge is of a release that cannot drain an endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Box<DrainReport>>,
     /// What another edge needs to serve it too. None: it is served by its own edge alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elsewhere: Option<Box<ServedElsewhere>>,
@@ -520,12 +529,19 @@ pub enum HealthState {
     Unreachable,
     /// It answered too many requests in a row with errors.
     Ejected,
+    /// An operator keeps new work from it.
+    Drained,
     /// A state of a newer edge.
     #[serde(other)]
     Other,
 }
 
 impl HealthState {
+    /// Whether a change from another state is told in events: new work comes again, or no longer, or an operator said something.
+    pub fn is_news_after(self, before: Self) -> bool {
+        self.is_fit() != before.is_fit() || (self == Self::Drained) != (before == Self::Drained)
+    }
+
     /// Whether new work comes to the endpoint.
     pub fn is_fit(self) -> bool {
         matches!(self, Self::Unknown | Self::Healthy | Self::Other)
@@ -539,6 +555,7 @@ impl HealthState {
             Self::Unhealthy => "unhealthy",
             Self::Unreachable => "unreachable",
             Self::Ejected => "ejected",
+            Self::Drained => "drained",
             Self::Other => "other",
         }
     }
@@ -596,9 +613,45 @@ mod tests {
             }),
             ToEdge::PeersTold,
             ToEdge::Drain { drain: true },
+            ToEdge::Session {
+                session: TunnelSessionId::new(crate::Ksuid::new(1_700_000_000, [1; 16])),
+                command: SessionCommand::Drain(DrainWanted {
+                    endpoint: EndpointId::new(crate::Ksuid::new(1_700_000_000, [2; 16])),
+                    drain: true,
+                }),
+                number: 3,
+            },
         ] {
             let text = serde_json::to_string(&message).unwrap();
             assert_eq!(serde_json::from_str::<ToEdge>(&text).unwrap(), message);
+        }
+    }
+
+    /// An end that knows neither the state nor the field goes on without; one that knows them reads what says neither.
+    #[test]
+    fn a_report_is_read_by_ends_of_other_releases() {
+        let text = r#"{"url":"https://a.internal","binding":"internal","name":"","description":"","metadata":"",
+            "pooling_enabled":true,"forwards_to":"","upstream_protocol":"http1","traffic_policy":"","created_at":1,
+            "health":{"state":"resting","colour":"blue"},"later":1}"#;
+        let report: AgentEndpointReport = serde_json::from_str(text).unwrap();
+        assert_eq!((report.drain.as_ref(), report.health.state), (None, HealthState::Other));
+        assert!(report.health.state.is_fit());
+        assert!(!serde_json::to_string(&report).unwrap().contains("drain"));
+    }
+
+    #[test]
+    fn events_tell_of_fitness_and_of_operators() {
+        use HealthState::{Drained, Ejected, Healthy, Unhealthy, Unknown};
+        for (before, now, is_news) in [
+            (Unknown, Healthy, false),
+            (Healthy, Unhealthy, true),
+            (Unhealthy, Ejected, false),
+            (Unhealthy, Drained, true),
+            (Drained, Unhealthy, true),
+            (Drained, Healthy, true),
+            (Drained, Drained, false),
+        ] {
+            assert_eq!(now.is_news_after(before), is_news, "{before:?} {now:?}");
         }
     }
 

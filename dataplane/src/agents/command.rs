@@ -27,6 +27,9 @@ pub(super) async fn command(session: &AgentSession, command: SessionCommand) -> 
         SessionCommand::Stop => StreamKind::Stop,
         SessionCommand::Restart => StreamKind::Restart,
         SessionCommand::Update { .. } => StreamKind::Update,
+        SessionCommand::Drain(_) => {
+            return CommandOutcome::Failed { reason: "that is the edge's to do, not the agent's".into() };
+        }
     };
     // Control does not send what an agent refuses, unless it knew an older state of the session.
     if let Some(reason) = session.identity().refusals.of(&command) {
@@ -39,7 +42,9 @@ pub(super) async fn command(session: &AgentSession, command: SessionCommand) -> 
             SessionCommand::Update { version } => {
                 call(stream, &Update { version, permit_major_version: false }).await
             }
-            SessionCommand::Stop | SessionCommand::Restart => call(stream, &Empty {}).await,
+            SessionCommand::Stop | SessionCommand::Restart | SessionCommand::Drain(_) => {
+                call(stream, &Empty {}).await
+            }
         };
         let reply = Outcome::decode(reply.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
         if reply.error.is_empty() { Ok(()) } else { Err(reply.error) }

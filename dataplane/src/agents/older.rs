@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use ebbgate_model::EdgeId;
-use ebbgate_model::feed::{FromEdge, Lines, write_line};
+use ebbgate_model::feed::{FromEdge, Lines, SessionReport, write_line};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
@@ -121,9 +121,11 @@ async fn take(agents: &Arc<Agents>, id: EdgeId, told: Told, named: &mut Option<o
     match told {
         Told::Session { session, report, moves } => {
             // Policies are compiled, which may take long.
-            let (edge, peers) = (Arc::clone(edge), Arc::clone(&agents.peers));
+            let agents = Arc::clone(agents);
             let taken = spawn_blocking(move || {
-                peers.older_session(&edge, (id, session), Arc::from(report), moves);
+                let report: Arc<SessionReport> = Arc::from(report);
+                agents.hear_drains(&report);
+                agents.peers.older_session(agents.edge(), (id, session), report, moves);
             });
             if let Err(error) = taken.await {
                 tracing::error!(%error, "a session of an older process is left out");

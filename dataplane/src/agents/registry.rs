@@ -175,7 +175,7 @@ impl Agents {
         self.ask(session, asked, tell);
     }
 
-    /// Asks an agent of this process to do something, in the background, and tells what it said.
+    /// Asks an agent of this process to do something, in the background, and tells what it said; drains an endpoint at once.
     pub(super) fn ask(
         &self,
         session: TunnelSessionId,
@@ -183,6 +183,9 @@ impl Agents {
         tell: impl FnOnce(CommandOutcome) + Send + 'static,
     ) {
         let found = self.sessions.get(session);
+        if let (Some(session), SessionCommand::Drain(wanted)) = (&found, &asked) {
+            return tell(self.drain(session, *wanted));
+        }
         self.edge.background.spawn(async move {
             tell(if let Some(session) = found {
                 command(&session, asked).await
@@ -253,6 +256,11 @@ impl Sessions {
     /// All sessions now.
     pub fn all(&self) -> Vec<Arc<AgentSession>> {
         self.table().by_id.values().cloned().collect()
+    }
+
+    /// Sessions of an account.
+    pub(super) fn of_account(&self, account: AccountId) -> Vec<Arc<AgentSession>> {
+        self.of(&BTreeSet::from([account]), &BTreeSet::new(), [])
     }
 
     /// Sessions of these accounts, of these credentials, and these.

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ebbgate_model::feed::{AgentEndpointReport, SessionReport};
+use ebbgate_model::feed::{AgentEndpointReport, DrainReport, SessionReport};
 use ebbgate_model::{AccountId, EndpointId, ErrorCode, IpRestrictionKind, TrafficPolicy};
 use ebbgate_policy::{AgentFacts, Engine};
 use ebbgate_tunnel::driver;
@@ -89,7 +89,9 @@ impl Bound {
         let report = AgentEndpointReport::clone(&self.report);
         let Kind::Agent(agent) = &self.endpoint.kind else { return report };
         let health = agent.health.report(Instant::now(), clock::unix_ms());
-        AgentEndpointReport { upstream_refused: agent.health.is_aside(), health, ..report }
+        let drain = report.drain.as_ref();
+        let drain = drain.map(|said| Box::new(DrainReport::new(said.member.clone(), agent.health.drain())));
+        AgentEndpointReport { upstream_refused: agent.health.is_aside(), health, drain, ..report }
     }
 }
 
@@ -243,18 +245,51 @@ impl AgentSession {
     }
 
     /// The agent said what checks of an endpoint's upstream come to. False: no such endpoint is bound.
-    pub(super) fn checked(&self, edge: &Edge, said: &EndpointHealth) -> bool {
+    pub(super) fn checked(&self, edge: &Arc<Edge>, said: &EndpointHealth) -> bool {
         let bound = self.inner().bound.iter().find(|bound| bound.id == said.id).cloned();
         let Some(bound) = bound else { return false };
         if let Kind::Agent(agent) = &bound.endpoint.kind {
             let cut =
                 |text: &str, max| text.get(..text.floor_char_boundary(max)).unwrap_or_default().to_owned();
             let (check, reason) = (cut(&said.check, CHECK_BYTES_MAX), cut(&said.reason, REASON_BYTES_MAX));
-            agent.health.checked(Instant::now(), said.healthy, check, reason);
-            // The first verdict, or another reason, changes nothing that is told otherwise.
-            edge.reports.session_changed(self.state.id);
+            if agent.health.checked(Instant::now(), said.healthy, check, reason) {
+                edge.health_changed(self.state.id);
+            }
         }
         true
+    }
+
+    /// By what an endpoint of this session is known in operators' words. None: it is not served here.
+    pub(super) fn member(&self, id: EndpointId) -> Option<String> {
+        let inner = self.inner();
+        let bound = inner.bound.iter().find(|bound| bound.endpoint.id == id)?;
+        bound.report.drain.as_ref().map(|said| said.member.clone())
+    }
+
+    /// Takes over the operator's word on what was just bound.
+    pub(super) fn drained_anew(&self, edge: &Edge, bind: &str) {
+        let bound = self.inner().bound.iter().find(|bound| bound.id == bind).cloned();
+        let Some(Bound { endpoint, report, .. }) = bound else { return };
+        if let (Kind::Agent(agent), Some(said)) = (&endpoint.kind, &report.drain) {
+            agent.health.set_drain(Instant::now(), edge.drains.get(endpoint.account, &said.member));
+        }
+    }
+
+    /// There is an operator's word on a member: what of it is bound here obeys, and control is told.
+    pub(super) fn drained(&self, edge: &Edge, member: &str, now: Instant) {
+        let is_it = |bound: &&Bound| bound.report.drain.as_ref().is_some_and(|said| said.member == member);
+        let found: Vec<_> = {
+            let inner = self.inner();
+            inner.bound.iter().filter(is_it).map(|bound| Arc::clone(&bound.endpoint)).collect()
+        };
+        for endpoint in &found {
+            if let Kind::Agent(agent) = &endpoint.kind {
+                agent.health.set_drain(now, edge.drains.get(endpoint.account, member));
+            }
+        }
+        if !found.is_empty() {
+            edge.reports.session_changed(self.state.id);
+        }
     }
 
     /// Takes an endpoint out of service.

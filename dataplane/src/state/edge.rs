@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use arc_swap::ArcSwap;
 use ebbgate_model::event::{ConnectionEvent, NotEnforced};
 use ebbgate_model::feed::FromEdge;
-use ebbgate_model::{Binding, Scheme};
+use ebbgate_model::{Binding, Scheme, TunnelSessionId};
 use ebbgate_policy::identity::Endpoints;
 use ebbgate_tunnel::quic::{Port, ServerKeys};
 use ebbgate_wire::ticket::TicketKey;
@@ -27,6 +27,7 @@ use crate::state::balancers::Balancers;
 use crate::state::blocklist::Blocklist;
 use crate::state::breakers::Breakers;
 use crate::state::changes::Changes;
+use crate::state::drains::Drains;
 use crate::state::endpoint::Endpoint;
 use crate::state::exchanges::Exchanges;
 use crate::state::external_calls::ExternalCalls;
@@ -103,6 +104,8 @@ pub struct Edge {
     pub metrics: Metrics,
     /// The outbox to control.
     pub reports: Reports,
+    /// What operators said of members of pools.
+    pub drains: Drains,
     /// Key sets of policies.
     pub keys: Keys,
     /// Requests to identity providers, and for certificates of webhook senders.
@@ -233,6 +236,7 @@ impl Edge {
                 &metrics.peer_streams_refused,
             ),
             reports,
+            drains: Drains::default(),
             metrics,
             rate_limits: RateLimits::default(),
             waf: None,
@@ -436,6 +440,18 @@ impl Edge {
         if matches!(refusal, NoHello::ProxyHeader) {
             self.metrics.proxy_headers_refused.get_or_create(&ReasonLabel { reason: "stranger" }).inc();
         }
+    }
+
+    /// How an endpoint of a session fares has changed: control is told now, or a little later if it was told a moment ago.
+    pub fn health_changed(self: &Arc<Self>, session: TunnelSessionId) {
+        let Some(due) = self.reports.health_changed(session, Instant::now()) else { return };
+        let edge = Arc::downgrade(self);
+        self.background.spawn(async move {
+            sleep_until(due).await;
+            if let Some(edge) = edge.upgrade() {
+                edge.reports.health_due(session, Instant::now());
+            }
+        });
     }
 
     /// Ejects a member that answered too many errors, unless as much of its pool is ejected as may be.

@@ -191,6 +191,8 @@ metrics! {
     endpoints_aside: Gauge = "agent_endpoints_set_aside", "Endpoints of agents set aside because the agent could not reach its upstream";
     /// Agents' endpoints with checks that fail.
     endpoints_unhealthy: Gauge = "agent_endpoints_unhealthy", "Endpoints of agents that get no work because the agent's checks of their upstreams fail";
+    /// Agents' endpoints that are drained.
+    endpoints_drained: Gauge = "agent_endpoints_drained", "Endpoints of agents that get no work because an operator drains them";
     /// Agents' endpoints that are ejected.
     endpoints_ejected: Gauge = "agent_endpoints_ejected", "Endpoints of agents that get no work because they answered too many requests in a row with errors";
     /// Ejections.

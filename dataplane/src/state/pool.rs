@@ -1,9 +1,9 @@
 //! `Pool`: the members that share one URL, and which of them is asked next.
 //!
 //! Members take turns, or are chosen as a policy says ([`Pool::select`]), among the best that can take a stream just now: one
-//! that was set aside is asked when a trial is due, or when no other is left, as are unhealthy and ejected ones; one with an agent
-//! that is not heard is the last. Does not know how a stream is opened: where a member fails before a byte was sent, the caller picks
-//! again and names the ones it has tried.
+//! that was set aside is asked when a trial is due, or when no other is left, as are unhealthy and ejected ones; one that an operator
+//! drains comes behind those, and one with an agent that is not heard is the last. Does not know how a stream is opened: where a
+//! member fails before a byte was sent, the caller picks again and names the ones it has tried.
 
 mod selection;
 mod spread;
@@ -313,6 +313,10 @@ enum Standing {
     Trial,
     /// It is set aside.
     Aside,
+    /// An operator wants no new work there.
+    Drained,
+    /// The same, and it is set aside.
+    DrainedAside,
     /// Nothing is heard from its agent.
     Silent,
 }
@@ -324,7 +328,9 @@ impl Rank {
             Standing::Good | Standing::Trial => 2 * self.distance.min(DISTANCE_MAX),
             Standing::Starting => 2 * self.distance.min(DISTANCE_MAX) + 1,
             Standing::Aside => ASIDE,
-            Standing::Silent => ASIDE + 1,
+            Standing::Drained => ASIDE + 1,
+            Standing::DrainedAside => ASIDE + 2,
+            Standing::Silent => ASIDE + 3,
         }
     }
 }
@@ -343,6 +349,8 @@ impl Endpoint {
             health::Standing::Due if ask.repeats => Standing::Trial,
             health::Standing::Overdue => Standing::Trial,
             health::Standing::Due | health::Standing::Aside => Standing::Aside,
+            health::Standing::Drained => Standing::Drained,
+            health::Standing::DrainedAside => Standing::DrainedAside,
         };
         let distance = u8::from(agent.elsewhere.is_some()) + u8::from(session.yields());
         session.has_room().then(|| Rank { standing: standing(), distance })

@@ -11,11 +11,14 @@ use ebbgate_model::TunnelSessionId;
 use ebbgate_model::feed::{FromEdge, SessionReport};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::{Duration, Instant};
 
 use crate::log::shorten_policy_logs;
 
 /// Events waiting for control.
 pub const EVENTS_MAX: usize = 8192;
+/// Milliseconds between two words on how a session's endpoints fare: what changes in between is told as it is at their end.
+pub const HEALTH_TOLD_MS: u64 = 1_000;
 /// Bytes of a request's path in its event.
 const PATH_BYTES_MAX: usize = 2 << 10;
 /// Bytes of agents' text in the first line of a feed; sessions that do not fit follow in lines of their own.
@@ -41,9 +44,19 @@ pub struct Reports {
 struct Presence {
     sessions: BTreeMap<TunnelSessionId, Arc<dyn Present>>,
     changed: BTreeSet<TunnelSessionId>,
+    /// Sessions with endpoints that fared otherwise.
+    health: BTreeMap<TunnelSessionId, HealthTold>,
     /// Counts followers.
     followers: u64,
     followed: BTreeMap<u64, Unheard>,
+}
+
+/// When it was told how a session's endpoints fare.
+struct HealthTold {
+    /// When it may be told again.
+    again: Instant,
+    /// Whether there is something to tell then.
+    waits: bool,
 }
 
 /// What one follower has not heard of.
@@ -115,10 +128,42 @@ impl Reports {
         }
     }
 
+    /// An endpoint of a session fares otherwise. Told at once, or [`HEALTH_TOLD_MS`] after the last time. Some: at that time
+    /// [`Reports::health_due`] is to be called.
+    pub fn health_changed(&self, id: TunnelSessionId, now: Instant) -> Option<Instant> {
+        let mut presence = self.presence();
+        if !presence.sessions.contains_key(&id) {
+            return None;
+        }
+        match presence.health.get_mut(&id).filter(|told| now < told.again) {
+            Some(told) => (!std::mem::replace(&mut told.waits, true)).then_some(told.again),
+            None => {
+                self.tell_health(&mut presence, id, now);
+                None
+            }
+        }
+    }
+
+    /// Tells what has waited.
+    pub fn health_due(&self, id: TunnelSessionId, now: Instant) {
+        let mut presence = self.presence();
+        if presence.health.get(&id).is_some_and(|told| told.waits) {
+            self.tell_health(&mut presence, id, now);
+        }
+    }
+
+    fn tell_health(&self, presence: &mut Presence, id: TunnelSessionId, now: Instant) {
+        let again = now + Duration::from_millis(HEALTH_TOLD_MS);
+        presence.health.insert(id, HealthTold { again, waits: false });
+        presence.note(id);
+        self.changed.notify_one();
+    }
+
     /// A session ended.
     pub fn session_ended(&self, id: TunnelSessionId) {
         let mut presence = self.presence();
         presence.sessions.remove(&id);
+        presence.health.remove(&id);
         presence.note(id);
         self.changed.notify_one();
     }
@@ -247,6 +292,42 @@ mod tests {
         reports.session_changed(id(2));
         assert!(matches!(reports.change().await, FromEdge::Session { session, .. } if session == id(2)));
         assert!(reports.presence().changed.is_empty(), "what a snapshot told is no news");
+    }
+
+    /// An upstream that comes and goes many times a second costs one word a second.
+    #[tokio::test]
+    async fn how_endpoints_fare_is_told_at_once_and_then_at_a_pace() {
+        let (reports, _queue) = Reports::new(Counter::default());
+        let has_news = || {
+            let mut presence = reports.presence();
+            std::mem::take(&mut presence.changed).contains(&id(1))
+        };
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        assert_eq!(reports.health_changed(id(1), start), None);
+        assert!(!has_news(), "it is told with the session");
+        reports.session(id(1), Arc::new(Carries(0)));
+        assert!(has_news());
+        assert_eq!(reports.health_changed(id(1), start), None);
+        assert!(has_news(), "the first change at once");
+        assert_eq!(reports.health_changed(id(1), at(100)), Some(at(HEALTH_TOLD_MS)));
+        for ms in (200..HEALTH_TOLD_MS).step_by(100) {
+            assert_eq!(reports.health_changed(id(1), at(ms)), None, "it waits already");
+        }
+        assert!(!has_news());
+        reports.health_due(id(1), at(HEALTH_TOLD_MS));
+        assert!(has_news());
+        reports.health_due(id(1), at(2 * HEALTH_TOLD_MS));
+        assert!(!has_news(), "once");
+        assert_eq!(reports.health_changed(id(1), at(3 * HEALTH_TOLD_MS)), None);
+        assert!(has_news());
+        assert!(reports.health_changed(id(1), at(3 * HEALTH_TOLD_MS)).is_some());
+        reports.session_changed(id(1));
+        assert!(has_news(), "everything else at once");
+        reports.session_ended(id(1));
+        assert!(has_news());
+        reports.health_due(id(1), at(4 * HEALTH_TOLD_MS));
+        assert!(!has_news() && reports.presence().health.is_empty());
     }
 
     #[tokio::test]

@@ -32,6 +32,7 @@ const OLD_PROGRAM_FILE: &str = "program.json";
 const ID_FILE: &str = "id";
 const KEY_FILE: &str = "ticket.key";
 const BOUND_FILE: &str = "bound.json";
+const DRAINS_FILE: &str = "drains.json";
 const IDENTITY_FILE: &str = "identity.json";
 
 /// Why state cannot be read or written.
@@ -192,6 +193,11 @@ impl Saved {
     /// The file that says what agents had bound last.
     pub fn bound_file(&self) -> PathBuf {
         self.dir.join(BOUND_FILE)
+    }
+
+    /// The file for [`super::drains`].
+    pub fn drains_file(&self) -> PathBuf {
+        self.dir.join(DRAINS_FILE)
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, SavedError> {

@@ -1,6 +1,6 @@
 //! `Health`: whether new work may go to an endpoint, from all that is known against it. An upstream that was refused is set
 //! aside at once and tried again with backoff, one stream at a time; one that fails its agent's checks waits until they pass;
-//! one that answered too many errors, or too slowly, is ejected for a while.
+//! one that answered too many errors, or too slowly, is ejected for a while. One that an operator drains waits for his word.
 //!
 //! Decides from what streams and agents report and from the time, which is an argument. Does not know pools or streams.
 
@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ebbgate_model::feed::{HealthReport, HealthState};
+use ebbgate_model::feed::{Drain, HealthReport, HealthState};
 use tokio::time::{Duration, Instant};
 
 use outlier::{Outlier, Pace};
@@ -22,6 +22,8 @@ pub const FIRST_TRIAL_MS: u64 = 500;
 pub const TRIAL_WAIT_MS_MAX: u64 = 30_000;
 /// Milliseconds a trial may be due before work that cannot be repeated may begin it too.
 pub const OVERDUE_MS: u64 = 5_000;
+/// Why a drained endpoint gets no new work, as the API says it.
+const DRAINED: &str = "an operator drains it: it gets new work only while no other member can have it";
 /// Doublings from the first wait to beyond the longest.
 const DOUBLINGS_MAX: u32 = 6;
 
@@ -38,6 +40,10 @@ pub enum Standing {
     Overdue,
     /// It is set aside, unhealthy or ejected.
     Aside,
+    /// An operator keeps new work from it, and nothing else is known against it.
+    Drained,
+    /// An operator keeps new work from it, and something else is known against it too.
+    DrainedAside,
 }
 
 /// What is known against an endpoint.
@@ -49,6 +55,8 @@ pub enum Against {
     Checks,
     /// It answered too many errors, or too slowly.
     Errors,
+    /// An operator wants no new work there.
+    Drain,
 }
 
 /// Hears what is known against the endpoint, and whether it still is, whenever that changes.
@@ -69,6 +77,7 @@ pub struct Health {
 struct Known {
     aside: Option<Aside>,
     checked: Option<Checked>,
+    drain: Drain,
     outlier: Outlier,
     /// Why it was ejected.
     errors: String,
@@ -94,6 +103,7 @@ impl Known {
             (self.aside.is_some(), Against::Refused),
             (self.is_unhealthy(), Against::Checks),
             (self.outlier.is_open(), Against::Errors),
+            (self.drain.drained, Against::Drain),
         ];
         all.into_iter().filter_map(|(holds, against)| holds.then_some(against))
     }
@@ -175,10 +185,12 @@ impl Health {
             return Standing::Good;
         }
         let known = self.held();
-        if known.is_unhealthy() || known.outlier.ejected(now).is_some() {
-            return Standing::Aside;
+        let is_out = known.is_unhealthy() || known.outlier.ejected(now).is_some();
+        if known.drain.drained {
+            return if is_out || known.aside.is_some() { Standing::DrainedAside } else { Standing::Drained };
         }
         match (&known.aside, &known.pace) {
+            _ if is_out => Standing::Aside,
             (Some(aside), _) => aside.standing(now),
             (None, Some(pace)) if !pace.is_over(now) => Standing::Starting,
             (None, _) => Standing::Good,
@@ -227,13 +239,33 @@ impl Health {
         }
     }
 
-    /// The agent said what its checks come to.
-    pub fn checked(&self, now: Instant, healthy: bool, check: String, reason: String) {
-        self.change(now, |known| {
+    /// The agent said what its checks come to. True: that changes what is reported, and the endpoint's listener did not hear of it.
+    pub fn checked(&self, now: Instant, healthy: bool, check: String, reason: String) -> bool {
+        let mut is_new = false;
+        let is_heard = self.change(now, |known| {
             let same = known.checked.as_ref().filter(|before| before.healthy == healthy);
+            is_new = same.is_none_or(|before| before.check != check || before.reason != reason);
             let since = same.map_or(now, |before| before.since);
             known.checked = Some(Checked { healthy, check, reason, since });
         });
+        is_new && !is_heard
+    }
+
+    /// The agent's own edge said what the checks come to.
+    pub fn told(&self, now: Instant, healthy: bool) {
+        if self.held().is_unhealthy() == healthy {
+            self.checked(now, healthy, String::new(), String::new());
+        }
+    }
+
+    /// Takes an operator's word.
+    pub fn set_drain(&self, now: Instant, drain: Drain) {
+        self.change(now, |known| known.drain = drain);
+    }
+
+    /// An operator's last word.
+    pub fn drain(&self) -> Drain {
+        self.held().drain
     }
 
     /// Takes what a request came to. True: the endpoint is to be ejected, if its pool can do without it.
@@ -275,6 +307,10 @@ impl Health {
             HealthReport { state, since, reason: reason.to_owned(), check: check.clone() }
         };
         let unreachable = "the agent could not reach the upstream for a visitor";
+        if known.drain.drained {
+            let (since, reason) = (known.drain.at_ms / 1000, DRAINED.to_owned());
+            return HealthReport { state: HealthState::Drained, since, reason, check };
+        }
         match (&known.checked, known.outlier.ejected(now), known.aside) {
             (Some(checked), ..) if !checked.healthy => {
                 told(HealthState::Unhealthy, checked.since, &checked.reason)
@@ -286,8 +322,8 @@ impl Health {
         }
     }
 
-    /// Changes what is known, and tells what is new. What was out and is back starts slowly.
-    fn change(&self, now: Instant, change: impl FnOnce(&mut Known)) {
+    /// Changes what is known, and tells what is new; gives whether anything was. What was out and is back starts slowly.
+    fn change(&self, now: Instant, change: impl FnOnce(&mut Known)) -> bool {
         let (before, after) = {
             let mut known = self.held();
             let before: Vec<_> = known.against().collect();
@@ -299,12 +335,14 @@ impl Health {
             self.is_doubted.store(!after.is_empty() || known.pace.is_some(), Ordering::Release);
             (before, after)
         };
-        for against in [Against::Refused, Against::Checks, Against::Errors] {
-            let holds = after.contains(&against);
-            if holds != before.contains(&against) {
-                (self.on_change)(against, holds);
-            }
+        let all = [Against::Refused, Against::Checks, Against::Errors, Against::Drain];
+        let news = all.into_iter().filter(|against| before.contains(against) != after.contains(against));
+        let mut is_heard = false;
+        for against in news {
+            is_heard = true;
+            (self.on_change)(against, after.contains(&against));
         }
+        is_heard
     }
 
     fn held(&self) -> MutexGuard<'_, Known> {
@@ -433,6 +471,39 @@ mod tests {
         assert_eq!(told(after), (HealthState::Unhealthy, 1_000_040, "no answer".into(), "http".into()));
         health.checked(after, true, "http".into(), String::new());
         assert_eq!(health.standing(after), Standing::Good);
+    }
+
+    #[test]
+    fn a_drain_stands_in_front_of_everything_and_its_end_is_slow() {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = Arc::clone(&heard);
+        let on_change = Box::new(move |against, holds| hears.lock().unwrap().push((against, holds)));
+        let (health, start) = (Health::new(ms(10_000), on_change), Instant::now());
+        assert!(health.checked(start, true, "http".into(), String::new()), "a first verdict is news");
+        assert!(!health.checked(start, true, "http".into(), String::new()), "the same again is none");
+        let drained = Drain { at_ms: 7_900, drained: true };
+        health.set_drain(start, drained);
+        assert_eq!((health.standing(start), health.drain()), (Standing::Drained, drained));
+        assert!(!health.checked(start, false, "http".into(), "503".into()), "its listener has heard of it");
+        assert_eq!(health.standing(start), Standing::DrainedAside);
+        let report = health.report(start, 60_000);
+        assert_eq!((report.state, report.since, report.check.as_str()), (HealthState::Drained, 7, "http"));
+        assert_eq!(report.reason, DRAINED);
+        let back = Drain { at_ms: 9_000, drained: false };
+        health.set_drain(start, back);
+        assert_eq!(
+            (health.standing(start), health.report(start, 0).state),
+            (Standing::Aside, HealthState::Unhealthy)
+        );
+        health.told(start, true);
+        assert_eq!((health.standing(start), health.drain()), (Standing::Starting, back));
+        let expect = [
+            (Against::Drain, true),
+            (Against::Checks, true),
+            (Against::Drain, false),
+            (Against::Checks, false),
+        ];
+        assert_eq!(*heard.lock().unwrap(), expect);
     }
 
     #[test]

@@ -79,7 +79,7 @@ async fn shares(lab: &Lab, requests: usize) -> [usize; 2] {
 }
 
 /// The edge's answer to what an agent says of a check.
-async fn say(session: &driver::Session, id: &str, healthy: bool, reason: &str) -> String {
+pub(crate) async fn say(session: &driver::Session, id: &str, healthy: bool, reason: &str) -> String {
     let said = EndpointHealth { id: id.into(), healthy, check: "http".into(), reason: reason.into() };
     let stream = session.open(StreamKind::EndpointHealth).await.unwrap();
     Outcome::decode(call(stream, &said).await.unwrap()).unwrap().error

@@ -6,6 +6,7 @@
 mod agents;
 mod aside;
 mod balancers;
+mod drains;
 mod feed;
 mod handshakes;
 mod health;

@@ -50,15 +50,15 @@ pub(crate) fn peer(n: u8, at: Option<SocketAddr>) -> ToEdge {
 }
 
 /// Edge 1 has agents, edge 2 visitors; both know the other, as if control had told.
-struct Two {
+pub(crate) struct Two {
     fleet: Authority,
-    agents: Lab,
-    visitors: Lab,
+    pub(crate) agents: Lab,
+    pub(crate) visitors: Lab,
     at: SocketAddr,
 }
 
 impl Two {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let (fleet, agents, mut visitors) = (Authority::new("edges"), Lab::start(), Lab::start());
         visitors.tcp_to(TARGET);
         agents.edge.peers.prove_by(proof(&fleet, 1));
@@ -74,12 +74,12 @@ impl Two {
     }
 
     /// Tells the visitors' edge.
-    fn tell(&self, message: ToEdge) {
-        self.visitors.agents.peers.take(&self.visitors.edge, message);
+    pub(crate) fn tell(&self, message: ToEdge) {
+        self.visitors.agents.told_of_peer(message);
     }
 
     /// The sessions of edge 1, as it reports them.
-    fn sessions(&self) -> BTreeMap<TunnelSessionId, SessionReport> {
+    pub(crate) fn sessions(&self) -> BTreeMap<TunnelSessionId, SessionReport> {
         let FromEdge::Sessions { sessions } = self.agents.edge.reports.snapshot() else {
             panic!("no sessions")
         };
@@ -87,14 +87,14 @@ impl Two {
     }
 
     /// Tells the visitors' edge of the sessions of the other, and waits for a way there.
-    async fn told(&self) {
+    pub(crate) async fn told(&self) {
         for (session, report) in self.sessions() {
             self.tell(ToEdge::PeerSession { edge: id(1), session, report: Arc::new(report) });
         }
         until(|| self.visitors.edge.peers.ways()[&id(1)].session.carriers() == SHARDS).await;
     }
 
-    async fn visit(&self, question: &[u8]) -> Vec<u8> {
+    pub(crate) async fn visit(&self, question: &[u8]) -> Vec<u8> {
         exchange(self.visitors.visit().await, question).await.unwrap_or_default()
     }
 }

@@ -9,7 +9,7 @@ mod older;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ebbgate_model::feed::{AgentEndpointReport, PeerEdge, SessionReport, ToEdge};
+use ebbgate_model::feed::{AgentEndpointReport, DrainReport, HealthState, PeerEdge, SessionReport, ToEdge};
 use ebbgate_model::{AccountId, CredentialId, EdgeId, EndpointId, TunnelSessionId};
 use tokio::time::{Duration, Instant, sleep};
 
@@ -88,7 +88,8 @@ impl Served {
             (session.metadata.clone(), session.agent_version.clone(), session.os.clone())
         };
         let Some(before) = self.from.endpoints.get(&self.endpoint.id) else { return false };
-        let before = AgentEndpointReport { upstream_refused: said.upstream_refused, ..before.clone() };
+        let AgentEndpointReport { upstream_refused, health, drain, .. } = said.clone();
+        let before = AgentEndpointReport { upstream_refused, health, drain, ..before.clone() };
         before == *said && agent(&self.from) == agent(session)
     }
 }
@@ -130,6 +131,21 @@ impl Directory {
             let session = table.peers.get(edge).and_then(|peer| peer.sessions.get(session));
             session.is_some_and(|session| session.report.credential == credential)
         })
+    }
+
+    /// There is an operator's word on a member of a pool: what of it is served here obeys.
+    pub fn drained(&self, edge: &Edge, account: AccountId, member: &str) {
+        let table = self.table();
+        for (at, session) in table.by_account.get(&account).into_iter().flatten() {
+            let session = table.peers.get(at).and_then(|peer| peer.sessions.get(session));
+            for (id, served) in session.iter().flat_map(|session| &session.served) {
+                if let Some(said) = served.from.endpoints.get(id).and_then(|said| said.drain.as_ref())
+                    && said.member == member
+                {
+                    obey(edge, &served.endpoint, said);
+                }
+            }
+        }
     }
 
     /// After a change of the Tables: judges anew what it concerns.
@@ -313,7 +329,7 @@ impl Table {
                 && !is_stale(&served.endpoint)
                 && offered::may_stay(tables, &report, &served.endpoint)
             {
-                told_of_health(&served.endpoint, said.upstream_refused);
+                told_of_health(edge, &served.endpoint, said);
                 served.from = Arc::clone(&report);
                 continue;
             }
@@ -339,7 +355,7 @@ impl Table {
                         None => drop(edge.metrics.peer_endpoints.inc()),
                     }
                     let lent_port = lent_port.or_else(|| lend(edge, &endpoint, said, peer.older.is_some()));
-                    told_of_health(&endpoint, said.upstream_refused);
+                    told_of_health(edge, &endpoint, said);
                     edge.routes.put(Arc::clone(&endpoint));
                     edge.occupant_changed(&endpoint);
                     if let Some(process) = process_of(&endpoint) {
@@ -440,12 +456,28 @@ fn process_of(endpoint: &Endpoint) -> Option<Box<str>> {
     agent.process().map(Into::into)
 }
 
-/// Passes on what the agent's own edge knows of its upstream.
-fn told_of_health(endpoint: &Endpoint, is_refused: bool) {
+/// Takes over what the agent's own edge knows of its upstream, as far as the agent or an operator says it: that it is not reached, that
+/// checks fail, that it is drained. Whom its edge has ejected is that edge's own judgement; this one makes its own.
+fn told_of_health(edge: &Edge, endpoint: &Endpoint, said: &AgentEndpointReport) {
     let Kind::Agent(agent) = &endpoint.kind else { return };
-    match (is_refused, agent.health.is_aside()) {
-        (true, false) => agent.health.refused(Instant::now()),
-        (false, true) => agent.health.answered(Instant::now()),
+    let now = Instant::now();
+    match (said.upstream_refused, agent.health.is_aside()) {
+        (true, false) => agent.health.refused(now),
+        (false, true) => agent.health.answered(now),
         _ => {}
+    }
+    // The report of a drained one does not say what its checks come to.
+    if said.health.state != HealthState::Drained {
+        agent.health.told(now, said.health.state != HealthState::Unhealthy);
+    }
+    if let Some(said) = &said.drain {
+        obey(edge, endpoint, said);
+    }
+}
+
+/// Takes over the operator's last word that this edge has heard on a member.
+fn obey(edge: &Edge, endpoint: &Endpoint, said: &DrainReport) {
+    if let Kind::Agent(agent) = &endpoint.kind {
+        agent.health.set_drain(Instant::now(), edge.drains.get(endpoint.account, &said.member));
     }
 }

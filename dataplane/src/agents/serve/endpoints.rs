@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use ebbgate_model::feed::{AgentEndpointReport, HealthReport, ServedElsewhere, SessionReport, SharedBy};
+use ebbgate_model::feed::{
+    AgentEndpointReport, Drain, DrainReport, HealthReport, ServedElsewhere, SessionReport, SharedBy,
+};
 use ebbgate_model::{Binding, EndpointId, EndpointUrl, ErrorCode, Scheme};
 use ebbgate_policy::{AgentFacts, CheckContext, EndpointFacts, Engine, MemberFacts, Owner, TlsSettings};
 use ebbgate_wire::rpc::{Bind, BindReply, Family, PatchTunnelState, Requested};
@@ -21,7 +23,7 @@ use crate::state::edge::Stage;
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::route::{AlreadyOnline, RouteTable};
 use crate::state::tables::Tables;
-use crate::state::{clock, random};
+use crate::state::{clock, drains, random};
 use crate::tunnel::health::{Against, Health};
 use crate::tunnel::load::Load;
 use crate::tunnel::session::AgentRef;
@@ -117,6 +119,8 @@ impl Connection {
             return Err(Refusal { code: None, message: "the session has ended".into() });
         }
         self.agents.peers.is_home(edge, &endpoint);
+        // A word that was said during the bind found no endpoint.
+        session.drained_anew(edge, &bind_id);
         session
             .recheck_endpoint(edge, &bind_id, tables)
             .inspect_err(|_| drop(session.remove(edge, &bind_id)))?;
@@ -203,6 +207,7 @@ impl Connection {
         url: EndpointUrl,
     ) -> Arc<Endpoint> {
         let id = EndpointId::new(random::ksuid());
+        let known_by = known_by(session, identity, bind, bind_id);
         Arc::new(Endpoint {
             id,
             account: identity.account,
@@ -221,10 +226,10 @@ impl Connection {
                 bind: bind_id.into(),
                 proxy_protocol: wanted.proxy_protocol,
                 tls_termination: wanted.tls_termination.clone(),
-                health: self.health(session, &url),
+                health: self.health(session, &url, &drains::member(identity.account, &known_by)),
                 shows_client: bind.extra.shows_client
                     || Family::from_user_agent(&identity.user_agent) != Family::Ebbgate,
-                identity: known_by(session, identity, bind, bind_id),
+                identity: known_by,
                 load: Arc::default(),
                 elsewhere: None,
             }),
@@ -235,9 +240,10 @@ impl Connection {
         })
     }
 
-    /// The health of a new endpoint, whose changes are counted, logged and told to control.
-    fn health(&self, session: &AgentSession, url: &EndpointUrl) -> Arc<Health> {
+    /// The health of a new endpoint, whose changes are counted, logged and told to control. `member`: by what operators know it.
+    fn health(&self, session: &AgentSession, url: &EndpointUrl, member: &str) -> Arc<Health> {
         let slow_start = self.shard.edge().outliers.slow_start;
+        let account = session.account();
         let (edge, session, url) = (Arc::downgrade(self.shard.edge()), session.state.id, url.clone());
         let on_change = move |against: Against, holds: bool| {
             let Some(edge) = edge.upgrade() else { return };
@@ -251,6 +257,7 @@ impl Connection {
                 Against::Errors => {
                     (&edge.metrics.endpoints_ejected, "ejected: it answered too many requests with errors")
                 }
+                Against::Drain => (&edge.metrics.endpoints_drained, "drained by an operator"),
             };
             if holds {
                 gauge.inc();
@@ -259,9 +266,12 @@ impl Connection {
                 gauge.dec();
                 tracing::info!(%session, %url, "no longer {out}");
             }
-            edge.reports.session_changed(session);
+            edge.health_changed(session);
         };
-        Arc::new(Health::new(slow_start, Box::new(on_change)).starting(Instant::now()))
+        let now = Instant::now();
+        let health = Health::new(slow_start, Box::new(on_change)).starting(now);
+        health.set_drain(now, self.shard.edge().drains.get(account, member));
+        Arc::new(health)
     }
 
     /// Changes a served endpoint; all or nothing.
@@ -392,6 +402,13 @@ fn elsewhere(wanted: &Wanted, endpoint: &Endpoint, lent_port: Option<u16>) -> Op
     }))
 }
 
+/// By what operators know the endpoint; what they said of it is added when it is reported.
+fn drain(endpoint: &Endpoint) -> Option<Box<DrainReport>> {
+    let Kind::Agent(agent) = &endpoint.kind else { return None };
+    let member = drains::member(endpoint.account, &agent.identity);
+    Some(Box::new(DrainReport::new(member, Drain::default())))
+}
+
 fn report(
     bind: &Bind,
     wanted: &Wanted,
@@ -412,6 +429,7 @@ fn report(
         created_at: now_s,
         upstream_refused: false,
         health: HealthReport::default(),
+        drain: drain(endpoint),
         elsewhere: elsewhere(wanted, endpoint, lent_port),
     }
 }

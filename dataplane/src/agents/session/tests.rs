@@ -76,6 +76,7 @@ fn bound(session: &AgentSession, endpoint: Arc<Endpoint>) -> Bound {
         traffic_policy: String::new(),
         created_at: 0,
         upstream_refused: false,
+        drain: None,
         health: ebbgate_model::feed::HealthReport::default(),
         elsewhere: None,
     };

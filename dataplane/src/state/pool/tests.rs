@@ -3,6 +3,7 @@
 use super::*;
 use crate::state::endpoint::fixture::{agent, agent_with, cloud};
 use crate::tunnel::health::FIRST_TRIAL_MS;
+use ebbgate_model::feed::Drain;
 use std::collections::BTreeMap;
 use tokio::time::Duration;
 
@@ -111,6 +112,37 @@ fn an_unhealthy_or_ejected_member_gets_nothing_unless_all_are() {
     health(&members[2]).answered(ask.now);
     health(&members[0]).checked(now, true, "tcp".into(), String::new());
     assert_eq!(picks(&pool, &members, Ask::at(until, true), 99), [33, 33, 33], "back without a word");
+}
+
+#[test]
+fn a_drained_member_gets_nothing_while_another_is_left_be_that_unhealthy_and_all_is_better_than_nobody() {
+    let drained = Drain { at_ms: 1, drained: true };
+    let members = [agent(1, URL), far(agent(2, URL)), agent(3, URL)];
+    let pool = Pool::new(members.to_vec());
+    let now = Instant::now();
+    let get_work = || picks(&pool, &members, Ask::at(now, true), 30).map(|picks| picks > 0);
+    assert_eq!(get_work(), [true, false, true]);
+    health(&members[0]).set_drain(now, drained);
+    assert_eq!(get_work(), [false, false, true]);
+    health(&members[2]).checked(now, false, "tcp".into(), String::new());
+    assert_eq!(get_work(), [false, true, false], "a healthy one elsewhere comes first");
+    health(&members[1]).told(now, false);
+    assert_eq!(get_work(), [false, true, true], "an operator's word weighs more than a check");
+    let tried = [members[1].id, members[2].id];
+    let ask = Ask::at(now, true);
+    assert_eq!(pool.pick(&tried, ask).unwrap().id, members[0].id, "what others refuse comes to it");
+    assert!(!pool.has_other(&tried), "and nobody waits for it");
+    health(&members[1]).set_drain(now, drained);
+    health(&members[2]).set_drain(now, drained);
+    assert_eq!(get_work(), [true, false, false], "of drained members the healthy one");
+    health(&members[1]).told(now, true);
+    health(&members[2]).checked(now, true, "tcp".into(), String::new());
+    assert_eq!(get_work(), [true, true, true], "a drain takes no service down");
+    health(&members[1]).set_drain(now, Drain { at_ms: 2, drained: false });
+    assert_eq!(get_work(), [false, true, false]);
+    // What is set aside waits for its trial, and comes before what is drained all the same.
+    health(&members[1]).refused(now);
+    assert_eq!(get_work(), [false, true, false]);
 }
 
 #[test]
