@@ -86,6 +86,8 @@ pub const API: &[Row] = rows![
     "GET" "/endpoints/{id}" viewer,
     "PATCH" "/endpoints/{id}" admin,
     "DELETE" "/endpoints/{id}" admin,
+    "POST" "/endpoints/{id}/drain" admin,
+    "POST" "/endpoints/{id}/undrain" admin,
     "GET" "/event_destinations" viewer,
     "POST" "/event_destinations" admin,
     "GET" "/event_destinations/{id}" viewer,

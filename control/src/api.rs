@@ -4,6 +4,7 @@
 //! `front` is the door every request comes through, `resource` what all resources share, and there is one file for each
 //! resource. What a change means for edges is `plan`'s business.
 
+mod action;
 mod agent_ingresses;
 mod api_keys;
 mod app_sessions;
@@ -111,6 +112,7 @@ fn guarded() -> Routes {
         .merge(resource::routes::<certificate_authorities::CertificateAuthorities>())
         .merge(resource::routes::<credentials::Credentials>())
         .merge(resource::routes::<endpoints::Endpoints>())
+        .merge(endpoints::drain::routes())
         .merge(resource::routes::<event_destinations::EventDestinations>())
         .merge(resource::routes::<event_subscriptions::EventSubscriptions>())
         .merge(event_destinations::routes())

@@ -10,7 +10,7 @@ mod news;
 mod others;
 mod own;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod told;
 mod wanted;
 

@@ -3,8 +3,9 @@
 //!
 //! Where an endpoint may stand is judged in `place`, what its policy may say in `policy`, what is doubtful
 //! about it beside what else is there in `surroundings`, how it looks in `view`,
-//! and how edges enforce its address rules in `enforcement`.
+//! how edges enforce its address rules in `enforcement`, and the drain of an agent's in `drain`.
 
+pub(super) mod drain;
 mod enforcement;
 mod place;
 mod policy;

@@ -9,14 +9,12 @@ use ebbgate_model::feed::{CommandOutcome, SessionCommand};
 use ebbgate_model::{IdError, Ksuid, TunnelSessionId};
 use http::StatusCode;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::time::{Duration, timeout};
 use utoipa::ToSchema;
-use utoipa::openapi::Required;
 use utoipa::openapi::path::HttpMethod;
 
+use super::action::{self, ANSWER_SECS_MAX, read};
 use super::body::{NoBody, OptionalJsonText};
-use super::body_schema;
 use super::call::{Call, NoQuery};
 use super::credentials::Credentials;
 use super::endpoints::Endpoints;
@@ -24,22 +22,19 @@ use super::failure::ApiError;
 use super::filter::{Budget, Filter};
 use super::given::body;
 use super::listing::{Listing, list_reply};
-use super::operation::{self, Operation};
+use super::operation::Operation;
 use super::page::{PAGE_PARAMETERS, Page};
 use super::query::Query;
 use super::refusal::Refusal;
 use super::reply::{Ref, json, timestamp};
 use super::resource::{Resource, check_id};
 use super::routes::Routes;
-use super::strict::Object;
 use crate::presence::{CommandError, LiveEndpoint, LiveSession};
 
 const PATH: &str = "tunnel_sessions";
 const TUNNELS_PATH: &str = "tunnels";
 /// Longest version an update may ask for, in bytes.
 const VERSION_BYTES_MAX: usize = 64;
-/// Seconds an agent's answer may take: what an edge gives its agent, and the way there and back.
-const ANSWER_SECS_MAX: u64 = 15;
 
 /// A session of an agent.
 #[derive(Debug, Serialize, ToSchema)]
@@ -93,7 +88,7 @@ pub(super) fn routes() -> Routes {
     let acting = |verb: &str| {
         of(PATH, verb, &format!("Ask one agent to {verb}")).id(sessions).refuses(&[Refusal::AgentFailed])
     };
-    let nothing = |verb: &str| takes::<Nothing>(acting(verb), "{}");
+    let nothing = |verb: &str| action::takes::<Nothing>(acting(verb), sessions, "{}");
     let one = |path: &str, rest: &str| format!("/{path}/{{id}}{rest}");
     Routes::new()
         .add(
@@ -114,7 +109,7 @@ pub(super) fn routes() -> Routes {
             HttpMethod::Post,
             &one(PATH, "/update"),
             update,
-            takes::<Update>(acting("update"), r#"{"version": "1.2.3"}"#),
+            action::takes::<Update>(acting("update"), sessions, r#"{"version": "1.2.3"}"#),
         )
         .add(
             HttpMethod::Get,
@@ -134,13 +129,6 @@ pub(super) fn routes() -> Routes {
                 .id(&[TunnelId::PREFIX])
                 .answers::<TunnelView>("200", "The agent endpoint."),
         )
-}
-
-/// With the body of an action, which may be left out and may repeat the id.
-fn takes<B: ToSchema>(operation: Operation, example: &str) -> Operation {
-    let id = operation::id_schema(&[TunnelSessionId::PREFIX]);
-    let schema = body_schema::repeating_id(B::schema(), id);
-    operation.takes(B::name().into_owned(), schema, Required::False, example)
 }
 
 fn parse(id: &str) -> Result<TunnelSessionId, ApiError> {
@@ -192,20 +180,13 @@ async fn update(
     send(&call, &id, SessionCommand::Update { version }).await
 }
 
-/// The body of an action. Some clients repeat the id of the path in it; the Node client sends nothing but the bare id,
-/// which is not even JSON.
-fn read<T: DeserializeOwned>(id: &str, OptionalJsonText(text): &OptionalJsonText) -> Result<T, ApiError> {
-    let mut body = Object::parse(if text == id { "{}" } else { text })?;
-    body.take_text("id");
-    body.read()
-}
-
 async fn send(call: &Call, id: &str, command: SessionCommand) -> Result<StatusCode, ApiError> {
     let id = parse(id)?;
     let (unsupported, failed, verb) = match command {
         SessionCommand::Restart => (804, 808, "restarted"),
         SessionCommand::Stop => (805, 807, "stopped"),
         SessionCommand::Update { .. } => (806, 809, "updated"),
+        SessionCommand::Drain(_) => return Err(ApiError::internal(&"a session is not drained")),
     };
     let unheard = |why: &str| {
         Err(ApiError::new(

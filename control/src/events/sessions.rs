@@ -100,6 +100,7 @@ mod tests {
             traffic_policy: String::new(),
             created_at: 0,
             upstream_refused: false,
+            drain: None,
             elsewhere: None,
             health: HealthReport {
                 state: HealthState::Unhealthy,

@@ -16,7 +16,7 @@ fn session(n: u8) -> TunnelSessionId {
     TunnelSessionId::new(ksuid(n))
 }
 
-pub(super) fn report(of: u8, endpoint: u8) -> SessionReport {
+pub(crate) fn report(of: u8, endpoint: u8) -> SessionReport {
     let endpoint_report = AgentEndpointReport {
         url: format!("https://e{endpoint}.internal").parse().unwrap(),
         binding: Binding::Internal,
@@ -27,6 +27,7 @@ pub(super) fn report(of: u8, endpoint: u8) -> SessionReport {
         forwards_to: String::new(),
         upstream_protocol: "http1".into(),
         upstream_refused: false,
+        drain: None,
         health: ebbgate_model::feed::HealthReport::default(),
         elsewhere: None,
         traffic_policy: String::new(),
@@ -299,6 +300,11 @@ fn an_endpoint_that_gets_no_new_work_is_told_once_and_so_is_its_return() {
         (HealthState::Unhealthy, Some(HealthState::Healthy)),
         (HealthState::Ejected, None),
         (HealthState::Healthy, Some(HealthState::Ejected)),
+        (HealthState::Drained, Some(HealthState::Healthy)),
+        (HealthState::Drained, None),
+        (HealthState::Unhealthy, Some(HealthState::Drained)),
+        (HealthState::Drained, Some(HealthState::Unhealthy)),
+        (HealthState::Healthy, Some(HealthState::Drained)),
     ] {
         hold.session(session(1), with(state));
         let before = match changes.try_recv().map(|change| change.kind) {

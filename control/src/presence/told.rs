@@ -27,7 +27,7 @@ pub enum SessionChangeKind {
     Began,
     /// It ended.
     Ended,
-    /// New work comes to this endpoint of it now, or no longer does.
+    /// New work comes to this endpoint of it now, or no longer does; or an operator drained it, or took that back.
     Health {
         /// Which.
         endpoint: EndpointId,
@@ -50,7 +50,7 @@ pub(super) fn tell(
     }
 }
 
-/// Tells each endpoint to which new work comes now and did not before, or the other way round.
+/// Tells each endpoint to which new work comes now and did not before, or the other way round, and what operators drain.
 pub(super) fn tell_health(
     told: Option<&mpsc::Sender<SessionChange>>,
     id: TunnelSessionId,
@@ -60,7 +60,7 @@ pub(super) fn tell_health(
     let Some(before) = before else { return };
     for (endpoint, report) in &now.endpoints {
         let state = before.endpoints.get(endpoint).map_or(HealthState::Unknown, |report| report.health.state);
-        if state.is_fit() != report.health.state.is_fit() {
+        if report.health.state.is_news_after(state) {
             let kind = SessionChangeKind::Health { endpoint: *endpoint, before: state };
             tell(told, [(id, now.clone())].into(), kind);
         }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ebbgate_lab::etcd::Etcd as Server;
-use ebbgate_model::feed::{CommandOutcome, EdgeReach, SessionCommand, ToEdge};
+use ebbgate_model::feed::{
+    CommandOutcome, Drain, DrainReport, DrainWanted, EdgeReach, HealthState, SessionCommand, ToEdge,
+};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -57,6 +59,7 @@ on_both_engines! {
     a_thousand_sessions_at_once_are_few_writes,
     what_cannot_be_read_is_skipped,
     a_command_reaches_a_session_of_another_control,
+    a_drain_crosses_controls_and_health_that_flaps_costs_few_writes,
     a_lost_lease_is_granted_anew,
 }
 
@@ -306,6 +309,56 @@ async fn a_command_reaches_a_session_of_another_control(store: Shared) {
     until("the broken feed", || two.edge(1).is_some_and(|edge| !edge.connected)).await;
     let refused = two.presence.command(account(), session(1), SessionCommand::Stop);
     assert_eq!(refused.map(drop), Err(CommandError::Unreachable));
+}
+
+async fn a_drain_crosses_controls_and_health_that_flaps_costs_few_writes(store: Shared) {
+    let (one, two) = (control(&store, "one:1"), control(&store, "two:1"));
+    let (hold, mut commands) = join(&one, 1, &[]);
+    // An edge that the other control feeds, and one that this one feeds.
+    let (listens, _commands) = join(&two, 2, &[]);
+    let with = |state: HealthState, drain: Drain| {
+        let mut report = crate::presence::tests::report(1, 2);
+        report.account = account();
+        for endpoint in report.endpoints.values_mut() {
+            endpoint.drain = Some(Box::new(DrainReport::new("member".into(), drain)));
+            endpoint.health.state = state;
+        }
+        report
+    };
+    let fit = with(HealthState::Healthy, Drain::default());
+    let endpoint = *fit.endpoints.keys().next().unwrap();
+    hold.session(session(1), fit);
+    let seen = |control: &Control| {
+        let all = control.presence.endpoints(account());
+        all.first()
+            .map(|live| (live.report.health.state, live.report.drain.as_ref().and_then(|said| said.word())))
+    };
+    until("the session", || seen(&two) == Some((HealthState::Healthy, None))).await;
+    let wanted = SessionCommand::Drain(DrainWanted { endpoint, drain: true });
+    let asked = two.presence.command(account(), session(1), wanted.clone()).unwrap();
+    let command = commands.recv().await.unwrap();
+    assert_eq!((command.session, command.command), (session(1), wanted));
+    let word = Drain::default().then(true, 5_000);
+    hold.session(session(1), with(HealthState::Drained, word));
+    command.answer.send(CommandOutcome::Taken).unwrap();
+    assert_eq!(asked.await, Ok(CommandOutcome::Taken));
+    until("the drain", || seen(&two) == Some((HealthState::Drained, Some(word)))).await;
+
+    let before = one.sharing.metrics.presence_writes.get();
+    let back = word.then(false, 6_000);
+    for n in 0..1_000 {
+        let state = if n % 2 == 0 { HealthState::Healthy } else { HealthState::Unhealthy };
+        hold.session(session(1), with(state, back));
+        tokio::task::yield_now().await;
+    }
+    until("the last of it", || seen(&two) == Some((HealthState::Unhealthy, Some(back)))).await;
+    let writes = one.sharing.metrics.presence_writes.get() - before;
+    assert!(writes <= 20, "{writes} writes");
+    // What the other's edge was not told yet is told once, as it is now.
+    let is_of = |message: &ToEdge| matches!(message, ToEdge::PeerSession { .. });
+    let told: Vec<_> = std::iter::from_fn(|| listens.news()).filter(is_of).collect();
+    let last = Arc::new(with(HealthState::Unhealthy, back));
+    assert_eq!(told, [ToEdge::PeerSession { edge: edge(1), session: session(1), report: last }]);
 }
 
 async fn a_lost_lease_is_granted_anew(store: Shared) {

@@ -82,6 +82,11 @@ async fn the_objects_of_one_account_do_not_exist_for_another() {
                 stranger("POST", &format!("{path}/{id}/{action}"), Some(json!({}))).await.expect(404);
             }
         }
+        for action in ["drain", "undrain"] {
+            if *path == "/endpoints" {
+                stranger("POST", &format!("{path}/{id}/{action}"), None).await.expect(404);
+            }
+        }
         if *path == "/reserved_domains" {
             stranger("DELETE", &format!("{path}/{id}/certificate"), None).await.expect(404);
             stranger("DELETE", &format!("{path}/{id}/certificate_management_policy"), None).await.expect(404);

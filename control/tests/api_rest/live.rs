@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use axum::body::Body;
 use ebbgate_control::presence::Hold;
 use ebbgate_model::feed::{
-    AgentEndpointReport, CommandOutcome, CommandRefusals, EnforcementReport, Enforcer, SessionCommand,
-    SessionReport,
+    AgentEndpointReport, CommandOutcome, CommandRefusals, Drain, DrainReport, DrainWanted, EnforcementReport,
+    Enforcer, SessionCommand, SessionReport,
 };
 use ebbgate_model::{CredentialId, EdgeId, EndpointId, EndpointUrl, TunnelSessionId};
 use http::Request;
@@ -51,6 +51,7 @@ fn join_pooled(
         traffic_policy: policy.to_owned(),
         created_at: EPOCH,
         upstream_refused: false,
+        drain: Some(Box::new(DrainReport::new("0f".repeat(16), Drain::default()))),
         health: ebbgate_model::feed::HealthReport::default(),
         elsewhere: None,
     };
@@ -354,4 +355,69 @@ async fn an_endpoint_shows_its_health() {
     assert_ne!(health["since"], since);
     let cloud = lab.make("/endpoints", json!({"url": "https://a.internal"})).await;
     assert_eq!(cloud.body["health"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_member_of_a_pool_is_drained_by_its_edge() {
+    let lab = Lab::new().await;
+    let (_, endpoint, hold, commands) = join_pooled(&lab, &lab.one, "https://a.internal", true, "");
+    let asked = answering(commands, |_| CommandOutcome::Taken);
+    let post = async |verb: &str, body: Option<Value>| {
+        lab.call(&lab.one, "POST", &format!("/endpoints/{endpoint}/{verb}"), body).await
+    };
+    post("drain", None).await.expect(204);
+    post("drain", Some(json!({}))).await.expect(204);
+    post("undrain", Some(json!({"id": endpoint.to_string()}))).await.expect(204);
+    let wanted = |drain| SessionCommand::Drain(DrainWanted { endpoint, drain });
+    let expect = vec![wanted(true), wanted(true), wanted(false)];
+    assert_eq!(std::mem::take(&mut *asked.lock().unwrap()), expect);
+    assert_eq!(post("drain", Some(json!({"drain": false}))).await.expect(400).code(), 214);
+    assert_eq!(post("drain?force=1", None).await.expect(400).code(), 231);
+    assert!(asked.lock().unwrap().is_empty(), "the edge is asked for nothing that is refused");
+    drop(hold);
+    let cut_off = post("drain", None).await.expect(503);
+    assert_eq!(cut_off.code(), 810);
+    assert!(cut_off.text("msg").contains("cannot be reached now"), "{}", cut_off.body);
+}
+
+#[tokio::test]
+async fn what_cannot_be_drained_says_why() {
+    let lab = Lab::new().await;
+    let (session, endpoint, hold, commands) = join_pooled(&lab, &lab.one, "https://a.internal", true, "");
+    let outcome = Arc::new(Mutex::new(CommandOutcome::Taken));
+    let says = Arc::clone(&outcome);
+    let asked = answering(commands, move |_| says.lock().unwrap().clone());
+    let post = async |tenant: &Tenant, id: &str, verb: &str| {
+        lab.call(tenant, "POST", &format!("/endpoints/{id}/{verb}"), None).await
+    };
+    let cloud = lab.make("/endpoints", json!({"url": "https://cloud.internal"})).await.id();
+    let gone = EndpointId::new(lab.app.ksuid()).to_string();
+    for verb in ["drain", "undrain"] {
+        let refused = post(&lab.one, &cloud, verb).await.expect(400);
+        assert_eq!(refused.code(), 248);
+        assert!(refused.text("msg").contains("is a cloud endpoint"), "{}", refused.body);
+        let missing = post(&lab.one, &gone, verb).await.expect(404);
+        assert!(missing.text("msg").contains("is not online"), "{}", missing.body);
+        post(&lab.two, &endpoint.to_string(), verb).await.expect(404);
+        post(&lab.two, &cloud, verb).await.expect(404);
+        post(&lab.one, &session.to_string(), verb).await.expect(400);
+        post(&lab.one, "x", verb).await.expect(400);
+    }
+    assert!(asked.lock().unwrap().is_empty(), "no edge is asked");
+
+    let endpoint = endpoint.to_string();
+    *outcome.lock().unwrap() = CommandOutcome::Failed { reason: "the agent serves it no more".into() };
+    post(&lab.one, &endpoint, "drain").await.expect(404);
+    *outcome.lock().unwrap() = CommandOutcome::Unanswered;
+    assert_eq!(post(&lab.one, &endpoint, "drain").await.expect(503).code(), 810);
+
+    // An edge of a release that cannot.
+    asked.lock().unwrap().clear();
+    let mut report = lab.app.presence.session(lab.one.account, session).unwrap().report.as_ref().clone();
+    report.endpoints.values_mut().for_each(|endpoint| endpoint.drain = None);
+    hold.session(session, report);
+    let refused = post(&lab.one, &endpoint, "drain").await.expect(400);
+    assert_eq!(refused.code(), 18021);
+    assert!(refused.text("msg").contains("older release"), "{}", refused.body);
+    assert!(asked.lock().unwrap().is_empty());
 }

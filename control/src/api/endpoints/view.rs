@@ -68,8 +68,8 @@ pub(in super::super) struct View {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = EndpointHealth)]
 struct Health {
-    /// `unknown` (nobody checks it), `healthy`, `unhealthy` (checks fail), `unreachable` (no connection for a visitor) or
-    /// `ejected` (too many errors).
+    /// `unknown` (nobody checks it), `healthy`, `unhealthy` (checks fail), `unreachable` (no connection for a visitor),
+    /// `ejected` (too many errors) or `drained` (an operator keeps new work from it).
     state: String,
     /// Since when.
     since: String,

@@ -3,8 +3,11 @@
 use std::convert::Infallible;
 
 use super::*;
-use ebbgate_model::feed::{EdgeReach, EnforcementReport, Enforcer, SessionCommand, SessionReport};
-use ebbgate_model::{AccountId, CredentialId, Ksuid, Object, Settings, TunnelSessionId};
+use ebbgate_model::feed::{
+    Drain, DrainReport, DrainWanted, EdgeReach, EnforcementReport, Enforcer, HealthState, SessionCommand,
+    SessionReport,
+};
+use ebbgate_model::{AccountId, CredentialId, EndpointId, Ksuid, Object, Settings, TunnelSessionId};
 use futures_util::stream;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
@@ -139,6 +142,16 @@ impl Edge {
         }
     }
 
+    /// What it is told next of a session at another edge.
+    async fn hear_of_session(&mut self) -> ToEdge {
+        loop {
+            let line = self.from_control.recv().await.expect("the feed is open");
+            if let told @ ToEdge::PeerSession { .. } = serde_json::from_slice(&line).unwrap() {
+                return told;
+            }
+        }
+    }
+
     /// The next Program or changes, to their end: where they start (None: everything), and where they lead.
     async fn receive(&mut self) -> Received {
         loop {
@@ -265,7 +278,7 @@ async fn an_object_that_an_edge_refuses_is_shown_by_name() {
     control.plan(1);
     let mut edge = control.join(edge_id(1), 0).await;
     let Received { nonce, to: generation, digest, .. } = edge.receive().await;
-    let key = ObjectKey::Endpoint(ebbgate_model::EndpointId::new(ksuid(3)));
+    let key = ObjectKey::Endpoint(EndpointId::new(ksuid(3)));
     let refused = BTreeMap::from([(key.clone(), "no such action".into())]);
     edge.say(&FromEdge::Applied { nonce, generation, digest, refused }).await;
     let shown = |presence: &Presence| presence.edges().first().and_then(|edge| edge.refused.clone());
@@ -315,7 +328,7 @@ async fn commands_reach_the_edge_of_their_session_and_nobody_elses() {
     two.say(&FromEdge::CommandAnswer { number: 1, outcome: failed.clone() }).await;
     one.say(&FromEdge::CommandAnswer { number: 1, outcome: CommandOutcome::Taken }).await;
     assert_eq!((answers.0.await.unwrap(), answers.1.await.unwrap()), (CommandOutcome::Taken, failed));
-    let endpoint = ebbgate_model::EndpointId::new(ksuid(1));
+    let endpoint = EndpointId::new(ksuid(1));
     let enforcement = EnforcementReport {
         by: Enforcer::Userspace,
         reason: "no privilege".into(),
@@ -328,6 +341,39 @@ async fn commands_reach_the_edge_of_their_session_and_nobody_elses() {
     one.say(&FromEdge::SessionEnded { session: first }).await;
     control.shows(|presence| presence.sessions(account(1)).is_empty()).await;
     assert_eq!(control.presence.sessions(account(2)).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_reaches_the_edge_of_the_member_and_what_that_says_of_it_the_other() {
+    let control = Control::new();
+    let (mut one, mut two) = (control.join(edge_id(1), 0).await, control.join(edge_id(2), 0).await);
+    let (session, endpoint) = (TunnelSessionId::new(ksuid(1)), EndpointId::new(ksuid(2)));
+    let with = |drained: bool| {
+        let mut report = crate::presence::tests::report(1, 2);
+        for endpoint in report.endpoints.values_mut() {
+            let word = Drain::default().then(drained, 7_000);
+            endpoint.drain = Some(Box::new(DrainReport::new("member".into(), word)));
+            endpoint.health.state = if drained { HealthState::Drained } else { HealthState::Unhealthy };
+        }
+        Box::new(report)
+    };
+    let account = with(false).account;
+    one.say(&FromEdge::Session { session, report: with(false) }).await;
+    let told = |report: Box<SessionReport>| ToEdge::PeerSession {
+        edge: edge_id(1),
+        session,
+        report: Arc::from(report),
+    };
+    assert_eq!(two.hear_of_session().await, told(with(false)), "that checks fail is told");
+    let wanted = SessionCommand::Drain(DrainWanted { endpoint, drain: true });
+    let answer = control.presence.command(account, session, wanted.clone()).unwrap();
+    assert_eq!(one.hear().await, ToEdge::Session { session, command: wanted, number: 1 });
+    one.say(&FromEdge::CommandAnswer { number: 1, outcome: CommandOutcome::Taken }).await;
+    assert_eq!(answer.await, Ok(CommandOutcome::Taken));
+    one.say(&FromEdge::Session { session, report: with(true) }).await;
+    assert_eq!(two.hear_of_session().await, told(with(true)));
+    let state = |presence: &Presence| presence.endpoints(account)[0].report.health.state;
+    assert_eq!(state(&control.presence), HealthState::Drained);
 }
 
 #[tokio::test(start_paused = true)]
