@@ -30,7 +30,7 @@ pub(crate) fn edge(lab: &TestLab, name: &str, tcp: &str) -> Result<RemoteEdge> {
 }
 
 /// Where an agent connects that holds a session at this edge alone.
-pub(super) fn only(edge: &RemoteEdge) -> String {
+pub(crate) fn only(edge: &RemoteEdge) -> String {
     format!("{}\n  connect_edges: 1", edge.connect())
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn id(edge: &RemoteEdge) -> Result<String> {
 }
 
 /// A number of the edge's metrics.
-fn metric(edge: &RemoteEdge, name: &str) -> Result<u64> {
+pub(crate) fn metric(edge: &RemoteEdge, name: &str) -> Result<u64> {
     let answer = http::request(http::connect(edge.admin())?, "GET", "localhost", "/metrics", &[], b"")?;
     let text = answer.text();
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
