@@ -221,7 +221,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
     let host = door.as_ref().map(|door| edge_host(door, &agents, &installer, &saved, &admin)).transpose()?;
     serve_admin(admin, &edge, &disk, admin_token.as_ref())?;
     tokio::spawn(bound::keep(Arc::clone(&edge), Arc::clone(&disk), saved.bound_file()));
-    tokio::spawn(drains::keep(Arc::clone(&edge), Arc::clone(&disk), saved.drains_file()));
+    tokio::spawn(drains::keep(Arc::clone(&edge.drains), Arc::clone(&disk), saved.drains_file()));
     tokio::spawn(write_again(Arc::clone(&disk), Arc::clone(&installer)));
     let reloaded = Arc::clone(&xdp);
     let parts = Parts { edge: Arc::clone(&edge), agents: Arc::clone(&agents), xdp, events };

@@ -12,7 +12,6 @@ use ebbgate_model::AccountId;
 use ebbgate_model::feed::{Drain, DrainReport};
 
 use super::disk::Disk;
-use super::edge::Edge;
 use super::kept;
 
 /// Members of one account with a word that is kept. A further one takes the place of the one that was asked for least lately.
@@ -53,9 +52,8 @@ pub fn member(account: AccountId, identity: &str) -> String {
 }
 
 /// Keeps operators' words on disk, for ever.
-pub async fn keep(edge: Arc<Edge>, disk: Arc<Disk>, file: PathBuf) {
-    let what = "what operators drain";
-    kept::keep(disk, file, what, || edge.drains.words(), || edge.drains.all()).await;
+pub async fn keep(drains: Arc<Drains>, disk: Arc<Disk>, file: PathBuf) {
+    kept::keep(disk, file, "what operators drain", || drains.words(), || drains.all()).await;
 }
 
 impl Drains {

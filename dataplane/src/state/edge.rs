@@ -105,7 +105,7 @@ pub struct Edge {
     /// The outbox to control.
     pub reports: Reports,
     /// What operators said of members of pools.
-    pub drains: Drains,
+    pub drains: Arc<Drains>,
     /// Key sets of policies.
     pub keys: Keys,
     /// Requests to identity providers, and for certificates of webhook senders.
@@ -236,7 +236,7 @@ impl Edge {
                 &metrics.peer_streams_refused,
             ),
             reports,
-            drains: Drains::default(),
+            drains: Arc::default(),
             metrics,
             rate_limits: RateLimits::default(),
             waf: None,
