@@ -13,6 +13,7 @@ mod line;
 mod links;
 pub mod newer;
 pub mod older;
+mod own_tls;
 pub mod peers;
 pub mod quic;
 mod refusal;

@@ -426,6 +426,7 @@ impl Config {
             },
             blocklist: self.blocklist.clone(),
             note: Some(self.edge_dir().join("xdp-pins")),
+            follows: false,
         })
     }
 

@@ -212,13 +212,14 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
     let threads = start_shards(config, &agents, mailboxes)?;
     let disk = saved.disk();
     if let Some(follows) = follows {
-        let taken = succeed::take_over(follows, handed, &agents, &installer, &saved);
+        let taken = succeed::take_over(follows, handed, &agents, &installer, &saved, &xdp);
         tokio::select! {
             taken = taken => taken?,
             () = &mut stop => return Ok(()),
         }
     }
-    let host = door.as_ref().map(|door| edge_host(door, &agents, &installer, &saved, &admin)).transpose()?;
+    let host =
+        door.as_ref().map(|door| edge_host(door, &agents, &installer, &saved, &xdp, &admin)).transpose()?;
     serve_admin(admin, &edge, &disk, admin_token.as_ref())?;
     tokio::spawn(bound::keep(Arc::clone(&edge), Arc::clone(&disk), saved.bound_file()));
     tokio::spawn(drains::keep(Arc::clone(&edge.drains), Arc::clone(&disk), saved.drains_file()));
@@ -258,16 +259,16 @@ fn edge_host(
     door: &UnixListener,
     agents: &Arc<Agents>,
     installer: &Arc<Mutex<Installer>>,
-    saved: &Saved,
+    saved: &Arc<Saved>,
+    xdp: &Arc<XdpHandle>,
     admin: &[Listener],
 ) -> Result<EdgeHost> {
     Ok(EdgeHost {
         edge: Arc::clone(agents.edge()),
         agents: Arc::clone(agents),
         installer: Arc::clone(installer),
-        disk: saved.disk(),
-        lock: saved.lock_copy()?,
-        bound_file: saved.bound_file(),
+        saved: Arc::clone(saved),
+        xdp: Arc::clone(xdp),
         beside: listeners::beside(admin)?,
         door: door.try_clone()?,
         runtime: tokio::runtime::Handle::current(),
@@ -415,7 +416,8 @@ fn parts(config: &Config, saved: &Saved, shared: bool, accepts: bool) -> Result<
     edge.balancers = Balancers::new(&config.proxy_protocol_from, shared)
         .map_err(anyhow::Error::msg)
         .context("--proxy-protocol-from")?;
-    let settings = config.xdp().map_err(anyhow::Error::msg)?;
+    let mut settings = config.xdp().map_err(anyhow::Error::msg)?;
+    settings.follows = !accepts;
     let xdp = XdpHandle::start(settings, Arc::clone(&edge.changes), Arc::clone(&edge.blocklist))?;
     edge.metrics.collect(xdp.collector());
     let program = std::env::current_exe().context("find this program")?;

@@ -26,6 +26,7 @@ pub mod served;
 pub mod settings;
 mod write;
 
+use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,7 +40,7 @@ pub use settings::{Mode, OBJECT, PINS, Settings};
 
 use crate::state::blocklist::{Blocklist, BlocklistError};
 use crate::state::changes::Changes;
-use exchange::Exchange;
+use exchange::{Duty, Exchange, Turn};
 use reconciler::XdpReconciler;
 
 /// Why there is no guard.
@@ -75,6 +76,10 @@ impl XdpHandle {
             source: Mutex::default(),
             changes,
             over: AtomicBool::new(false),
+            turn: Mutex::new(Turn {
+                duty: if settings.follows { Duty::Follow } else { Duty::Own },
+                lock: None,
+            }),
             reload: AtomicBool::new(false),
             blocklist,
             seen: Mutex::default(),
@@ -98,6 +103,34 @@ impl XdpHandle {
     /// Reads the blocklist again, and attaches again where the program was detached by hand.
     pub fn reload(&self) {
         self.shared.reload.store(true, Ordering::Release);
+        self.shared.changes.note();
+    }
+
+    /// Writes nothing more to the kernel, for a process that is about to take over, and completes when that is so. Gives a copy of
+    /// the lock of the pins; None: this process does not hold them.
+    pub async fn rest(&self) -> Option<File> {
+        self.turn(Duty::Rest, None);
+        self.applied().await;
+        self.shared.turn.lock().unwrap_or_else(PoisonError::into_inner).lock.take()
+    }
+
+    /// Goes on after [`XdpHandle::rest`]: no process has taken over.
+    pub fn resume(&self) {
+        self.turn(Duty::Own, None);
+    }
+
+    /// Leaves the filter to the process that has taken over. User space goes on deciding here.
+    pub fn leave(&self) {
+        self.turn(Duty::Left, None);
+    }
+
+    /// Keeps the filter from now on. `lock`: that of the pins, from the process before.
+    pub fn take_over(&self, lock: Option<File>) {
+        self.turn(Duty::Own, lock);
+    }
+
+    fn turn(&self, duty: Duty, lock: Option<File>) {
+        *self.shared.turn.lock().unwrap_or_else(PoisonError::into_inner) = Turn { duty, lock };
         self.shared.changes.note();
     }
 

@@ -47,6 +47,7 @@ mod traffic;
 mod traffic_events;
 mod up;
 mod upgrade;
+mod upgrade_kills;
 mod waf;
 mod webhooks;
 mod xdp;

@@ -57,7 +57,7 @@ fn head(stream: &mut impl Read) -> std::io::Result<Option<String>> {
 }
 
 /// Answers requests, and echoes on connections that leave HTTP.
-fn web() -> Result<SocketAddr> {
+pub(crate) fn web() -> Result<SocketAddr> {
     service::tcp(|mut stream| {
         stream.set_nodelay(true)?;
         while let Some(head) = head(&mut stream)? {
@@ -84,7 +84,7 @@ fn web() -> Result<SocketAddr> {
     })
 }
 
-fn say(stream: &mut (impl Read + Write), word: &[u8]) -> Result<()> {
+pub(crate) fn say(stream: &mut (impl Read + Write), word: &[u8]) -> Result<()> {
     stream.write_all(word)?;
     stream.flush()?;
     let mut back = vec![0; word.len()];
@@ -94,14 +94,14 @@ fn say(stream: &mut (impl Read + Write), word: &[u8]) -> Result<()> {
 }
 
 /// One visitor's connection of HTTP, opened anew when the edge ends it after an answer.
-struct HttpClient {
-    visitor: Visitor,
-    host: String,
-    stream: Option<Tls>,
+pub(crate) struct HttpClient {
+    pub(crate) visitor: Visitor,
+    pub(crate) host: String,
+    pub(crate) stream: Option<Tls>,
 }
 
 impl HttpClient {
-    fn ask(&mut self) -> Result<()> {
+    pub(crate) fn ask(&mut self) -> Result<()> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => self.visitor.tls(&self.host).context("connect")?,
@@ -119,7 +119,7 @@ impl HttpClient {
 
 /// Visitors that go on until they are told to stop, and what went wrong.
 #[derive(Default)]
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     words: Arc<AtomicUsize>,
     faults: Arc<Mutex<Vec<String>>>,
@@ -132,7 +132,7 @@ fn lock(faults: &Mutex<Vec<String>>) -> MutexGuard<'_, Vec<String>> {
 
 impl Load {
     /// A visitor that says a word again and again.
-    fn add(&mut self, name: String, mut word: impl FnMut() -> Result<()> + Send + 'static) {
+    pub(crate) fn add(&mut self, name: String, mut word: impl FnMut() -> Result<()> + Send + 'static) {
         let (stop, words, faults) =
             (Arc::clone(&self.stop), Arc::clone(&self.words), Arc::clone(&self.faults));
         self.visitors.push(thread::spawn(move || {
@@ -147,7 +147,7 @@ impl Load {
     }
 
     /// Waits until every visitor can have said something since now.
-    fn goes_on(&self) -> Result<()> {
+    pub(crate) fn goes_on(&self) -> Result<()> {
         let target = self.words.load(Ordering::SeqCst) + 3 * self.visitors.len();
         soon("visitors to go on", || {
             let faults = lock(&self.faults);
@@ -156,7 +156,7 @@ impl Load {
         })
     }
 
-    fn end(&mut self) -> Vec<String> {
+    pub(crate) fn end(&mut self) -> Vec<String> {
         self.stop.store(true, Ordering::SeqCst);
         for visitor in self.visitors.drain(..) {
             visitor.join().expect("a visitor tells of a fault and does not panic");
@@ -260,18 +260,18 @@ impl Site {
 }
 
 /// A program that does this when it is to take over.
-fn program(lab: &TestLab, name: &str, script: &str) -> Result<PathBuf> {
+pub(crate) fn program(lab: &TestLab, name: &str, script: &str) -> Result<PathBuf> {
     let path = lab.write(name, script)?;
     fs::set_permissions(&path, Permissions::from_mode(0o700))?;
     Ok(path)
 }
 
-fn is_gone(pid: u32) -> bool {
+pub(crate) fn is_gone(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('Z'))
 }
 
-fn served_by(lab: &TestLab) -> Result<u32> {
+pub(crate) fn served_by(lab: &TestLab) -> Result<u32> {
     let text = fs::read_to_string(lab.dir().join("run/edge.json"))?;
     let about: serde_json::Value = serde_json::from_str(&text)?;
     Ok(u32::try_from(about["pid"].as_u64().context("a pid")?)?)

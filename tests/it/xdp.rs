@@ -317,6 +317,61 @@ fn a_kill_of_the_edge_lets_no_refused_packet_through() -> Result<()> {
     Ok(())
 }
 
+/// Connects to `argv[1]`, port `argv[2]`, and makes the file `argv[3]`; asks once the file `argv[4]` is there, and then makes the
+/// first one the answer.
+const LONG_STREAM: &str = r"
+import os, socket, sys, time
+stream = socket.create_connection((sys.argv[1], int(sys.argv[2])), source_address=('10.77.2.2', 0))
+open(sys.argv[3] + '.ready', 'w').close()
+while not os.path.exists(sys.argv[4]):
+    time.sleep(0.05)
+stream.sendall(b'GET /patients HTTP/1.0\r\nhost: rooms\r\n\r\n')
+with open(sys.argv[3] + '.new', 'wb') as answer:
+    while piece := stream.recv(65536):
+        answer.write(piece)
+os.rename(sys.argv[3] + '.new', sys.argv[3])
+";
+
+#[test]
+fn an_upgrade_hands_the_filter_over_while_a_stream_keeps_the_process_before() -> Result<()> {
+    let flags = ["--xdp", INTERFACE, "--xdp-mode", "generic"];
+    let Some(mut picture) = picture("xdp: upgrade", &flags)? else { return Ok(()) };
+    picture.guarded_on(&[INTERFACE])?;
+    soon("an answer", || Ok(picture.visit(VISITORS[0])?.ok()))?;
+    let (logs, file) = (picture.guarded.lab.log_dir(), |name: &str| picture.dir.path().join(name));
+    let (answer, ask) = (file("answer"), file("ask"));
+    let _stream = Spec::new("stream", "python3")
+        .args(["-c", LONG_STREAM, EDGE_FOR_VISITOR, &picture.guarded.port.to_string()])
+        .args([&answer, &ask])
+        .netns(Some(&picture.guarded.hosts.visitor))
+        .start(&logs)?;
+    soon("the stream", || Ok(file("answer.ready").exists().then_some(())))?;
+    for n in 0..2 {
+        let copy = file(&format!("edge-{n}"));
+        fs::copy(picture.guarded.lab.programs().edge(), &copy)?;
+        picture.guarded.lab.upgrade_edge(&copy)?;
+        // Metrics are of the process that serves now.
+        let attached = |line: &str| line.starts_with("ebbgate_edge_admit_attached{");
+        soon("the new process to have the filter", || Ok((picture.metric(attached)? == 1).then_some(())))?;
+        assert_eq!(picture.guarded_on(&[INTERFACE])?, ["generic"]);
+        picture.check()?;
+        let all = [VISITORS[0], VISITORS[1]].map(|visitor| format!("{visitor}/32"));
+        picture.guarded.allow(&all.each_ref().map(String::as_str))?;
+        soon("an answer to whom the list lets in now", || Ok(picture.visit(VISITORS[1])?.ok()))?;
+        picture.guarded.allow(&[&format!("{}/32", VISITORS[0]), &format!("{}/128", VISITORS_6[0])])?;
+        // User space would close; the kernel says nothing.
+        assert_eq!(picture.visit(VISITORS[1])?, Err(TIMED_OUT), "after upgrade {n}");
+        picture.check()?;
+        assert!(picture.guarded.lab.edge()?.exited()?.is_none(), "the stream keeps the first process");
+    }
+    fs::write(&ask, "")?;
+    let answer = soon("the stream's answer", || Ok(fs::read_to_string(&answer).ok()))?;
+    assert!(answer.contains("Ada Tidewater"), "{answer}");
+    soon("the first process to end", || picture.guarded.lab.edge()?.exited())?;
+    assert_eq!(picture.guarded_on(&[INTERFACE])?, ["generic"]);
+    picture.check()
+}
+
 #[test]
 fn behind_a_balancer_the_kernel_judges_nobody_and_says_why() -> Result<()> {
     let balancers = format!("tcp={},{}", VISITORS[0], VISITORS[1]);

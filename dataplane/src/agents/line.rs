@@ -1,9 +1,13 @@
 //! What an older process of the edge says of its agents' sessions to the process that serves, and what it is asked: JSON values,
 //! one a line, on a pair of sockets. Unknown fields are ignored and unknown messages are skipped. Pure.
 
-use ebbgate_model::TunnelSessionId;
+use std::collections::BTreeMap;
+
 use ebbgate_model::feed::{CommandOutcome, Message, SessionCommand, SessionReport};
+use ebbgate_model::{EndpointId, TunnelSessionId};
 use serde::{Deserialize, Serialize};
+
+use super::own_tls::OwnTls;
 
 /// The older process to the one that serves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,6 +21,9 @@ pub(super) enum Told {
         report: Box<SessionReport>,
         /// Whether its agent was told to connect to the process that serves, beside this session.
         moves: bool,
+        /// Endpoints with the agent's own certificate. Empty: there are none, or the process that serves did not say [`Asked::Keys`].
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        own_tls: BTreeMap<EndpointId, OwnTls>,
     },
     /// A session ended.
     Ended {
@@ -41,6 +48,8 @@ pub(super) enum Told {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum Asked {
+    /// The first word: it takes certificates and keys that agents brought. A process of an older release does not say so.
+    Keys,
     /// Ask an agent to do something.
     Command {
         /// Its session.
@@ -78,6 +87,7 @@ mod tests {
     fn what_is_asked_is_read_as_it_was_written_and_what_a_later_release_adds_is_skipped() {
         let session = TunnelSessionId::new(Ksuid::new(1_700_000_000, [1; 16]));
         for asked in [
+            Asked::Keys,
             Asked::Command { session, command: SessionCommand::Stop, number: 7 },
             Asked::Moved { session },
             Asked::CameBack { session },

@@ -1,7 +1,8 @@
 //! The process of this edge that has taken over, as this one serves it: it is told of the sessions that stay here, and the
 //! streams of its visitors go to their agents.
 
-use std::io::ErrorKind;
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::mpsc;
 use tokio::time::{Duration, timeout};
+use zeroize::Zeroizing;
 
 use super::line::{Asked, Told};
 use super::registry::Agents;
@@ -97,31 +99,52 @@ enum LineEnded {
     Closed,
 }
 
-async fn tell(agents: Arc<Agents>, stream: StdStream) {
+async fn tell(agents: Arc<Agents>, mut stream: StdStream) {
+    let mut lines = Lines::default();
+    let takes_keys = takes_keys(&mut stream, &mut lines);
+    agents.staying.set_takes_keys(takes_keys);
+    if !takes_keys && agents.edge().stage() >= Stage::HandedOver {
+        // The process before it took keys: this one cannot reach them.
+        for session in agents.sessions.all() {
+            if !session.moves && !session.is_served_through(false) {
+                agents.end(&session, Code::NONE, "another process of the edge serves now");
+            }
+        }
+    }
     let ended = match UnixStream::from_std(stream) {
-        Ok(stream) => tell_all(&agents, stream).await,
+        Ok(stream) => tell_all(&agents, stream, lines, takes_keys).await,
         Err(error) => error.into(),
     };
     tracing::info!(%ended, "another process of this edge is told of sessions no longer");
 }
 
+/// Whether the other process has said so. It says that before it connects, so that nothing is to be waited for.
+fn takes_keys(stream: &mut StdStream, lines: &mut Lines) -> bool {
+    let mut first = [0; READ_BYTES];
+    // An error means that there is nothing to read.
+    let length = stream.read(&mut first).unwrap_or(0);
+    let first = first.get(..length).unwrap_or_default();
+    let mut said = Vec::new();
+    write_line(&mut said, &Asked::Keys).is_ok() && lines.push(first).is_ok() && first.starts_with(&said)
+}
+
 /// Names all sessions, then tells what changes, and does what is asked.
-async fn tell_all(agents: &Arc<Agents>, stream: UnixStream) -> LineEnded {
+async fn tell_all(agents: &Arc<Agents>, stream: UnixStream, mut lines: Lines, takes_keys: bool) -> LineEnded {
     let (mut read, mut write) = stream.into_split();
     let mut changes = agents.edge().reports.follow();
     let (answers, mut answered) = mpsc::channel(ANSWERS_MAX);
     for session in agents.sessions.all() {
-        if let Err(ended) = say(&mut write, &state_of(agents, session.state.id)).await {
+        if let Err(ended) = say(&mut write, &state_of(agents, session.state.id, takes_keys)).await {
             return ended;
         }
     }
     if let Err(ended) = say(&mut write, &Told::All).await {
         return ended;
     }
-    let (mut lines, mut piece) = (Lines::default(), vec![0; READ_BYTES]);
+    let mut piece = vec![0; READ_BYTES];
     loop {
         let said = tokio::select! {
-            session = changes.next() => say(&mut write, &state_of(agents, session)).await,
+            session = changes.next() => say(&mut write, &state_of(agents, session, takes_keys)).await,
             Some(answer) = answered.recv() => say(&mut write, &answer).await,
             read = read.read(&mut piece) => match read {
                 Ok(0) => Err(LineEnded::Closed),
@@ -137,16 +160,21 @@ async fn tell_all(agents: &Arc<Agents>, stream: UnixStream) -> LineEnded {
     }
 }
 
-fn state_of(agents: &Agents, session: TunnelSessionId) -> Told {
+fn state_of(agents: &Agents, session: TunnelSessionId, takes_keys: bool) -> Told {
     // The edge's outbox has sessions of still older processes too, which tell of their own.
     match agents.sessions.get(session) {
-        Some(found) => Told::Session { session, report: Box::new(found.reported()), moves: found.moves },
+        Some(found) => Told::Session {
+            session,
+            report: Box::new(found.reported()),
+            moves: found.moves,
+            own_tls: if takes_keys { found.own_tls() } else { BTreeMap::new() },
+        },
         None => Told::Ended { session },
     }
 }
 
 async fn say(write: &mut OwnedWriteHalf, told: &Told) -> Result<(), LineEnded> {
-    let mut line = Vec::new();
+    let mut line = Zeroizing::new(Vec::new());
     write_line(&mut line, told)?;
     let written = timeout(Duration::from_secs(WRITE_SECS_MAX), write.write_all(&line)).await;
     Ok(written.map_err(|_| LineEnded::Silent)??)
@@ -176,7 +204,7 @@ fn hear(
                     agents.end(&session, Code::NONE, "the agent came back on another connection");
                 }
             }
-            Asked::Unknown => {}
+            Asked::Keys | Asked::Unknown => {}
         }
     }
     Ok(())

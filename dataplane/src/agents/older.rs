@@ -10,6 +10,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::{Duration, sleep, timeout};
+use zeroize::Zeroizing;
 
 use super::line::{Asked, Told};
 use super::registry::Agents;
@@ -59,7 +60,11 @@ async fn follow(agents: Arc<Agents>, process: Arc<OlderProcess>, named: oneshot:
     let mut named = Some(named);
     loop {
         let to = Arc::clone(&process);
-        let connected = spawn_blocking(move || to.connect(Purpose::Follow)).await;
+        let mut first = Vec::new();
+        if write_line(&mut first, &Asked::Keys).is_err() {
+            break;
+        }
+        let connected = spawn_blocking(move || to.connect(Purpose::Follow, &first)).await;
         let Ok(Ok(stream)) = connected else { break };
         let Ok(stream) = UnixStream::from_std(stream) else { break };
         let (asks, asked) = mpsc::channel(ASKED_MAX);
@@ -81,7 +86,7 @@ async fn listen(
     named: &mut Option<oneshot::Sender<()>>,
 ) -> String {
     let (mut read, mut write) = stream.into_split();
-    let (mut lines, mut piece) = (Lines::default(), vec![0; READ_BYTES]);
+    let (mut lines, mut piece) = (Lines::default(), Zeroizing::new(vec![0; READ_BYTES]));
     loop {
         tokio::select! {
             Some(ask) = asked.recv() => {
@@ -119,13 +124,13 @@ async fn listen(
 async fn take(agents: &Arc<Agents>, id: EdgeId, told: Told, named: &mut Option<oneshot::Sender<()>>) {
     let edge = agents.edge();
     match told {
-        Told::Session { session, report, moves } => {
+        Told::Session { session, report, moves, own_tls } => {
             // Policies are compiled, which may take long.
             let agents = Arc::clone(agents);
             let taken = spawn_blocking(move || {
                 let report: Arc<SessionReport> = Arc::from(report);
                 agents.hear_drains(&report);
-                agents.peers.older_session(agents.edge(), (id, session), report, moves);
+                agents.peers.older_session(agents.edge(), (id, session), report, own_tls, moves);
             });
             if let Err(error) = taken.await {
                 tracing::error!(%error, "a session of an older process is left out");

@@ -128,7 +128,8 @@ impl Agents {
     pub fn leave(self: &Arc<Self>) {
         let sessions = self.sessions.all().into_iter();
         let mut leaving: Vec<_> = sessions.map(|session| (self.staying.stay(), session)).collect();
-        leaving.sort_by_key(|(_, session)| session.is_served_through());
+        let takes_keys = self.staying.takes_keys();
+        leaving.sort_by_key(|(_, session)| session.is_served_through(takes_keys));
         let agents = Arc::clone(self);
         self.edge.background.spawn(async move {
             let pace = agents.edge.handshakes.pace();
@@ -152,7 +153,7 @@ impl Agents {
             if session.moves && move_on(&session).await {
                 return stay.moved(&session).await;
             }
-            if session.is_served_through() {
+            if session.is_served_through(agents.staying.takes_keys()) {
                 stay.over(&session).await;
             }
             let deadline = Instant::now() + Duration::from_millis(LEAVE_MS_MAX);

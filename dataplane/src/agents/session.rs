@@ -2,6 +2,7 @@
 //!
 //! Knows neither how it was let in (`auth`, `serve`) nor the other sessions (`registry`).
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +16,7 @@ use ebbgate_wire::rpc::{EndpointHealth, StopTunnel, StreamKind, error_text};
 use tokio::time::{Duration, Instant, timeout};
 
 use super::allowance::{self, Allowance, Counter, Permit};
+use super::own_tls::OwnTls;
 use super::refusal::Refusal;
 use super::session_links::{SessionLinks, may_pass_through};
 use super::{auth, bind};
@@ -84,6 +86,12 @@ pub(super) struct Bound {
 }
 
 impl Bound {
+    /// What another process of this edge needs to serve it with the agent's own certificate.
+    fn own_tls(&self) -> Option<OwnTls> {
+        let Kind::Agent(agent) = &self.endpoint.kind else { return None };
+        OwnTls::of(agent, self.guard.as_deref(), self.lent_port.is_some())
+    }
+
     /// What the API shows of it now.
     fn report(&self) -> AgentEndpointReport {
         let report = AgentEndpointReport::clone(&self.report);
@@ -372,9 +380,18 @@ impl AgentSession {
         report
     }
 
-    /// Whether another process can serve all its endpoints through this one.
-    pub(super) fn is_served_through(&self) -> bool {
-        self.inner().bound.iter().all(|bound| bound.report.elsewhere.is_some())
+    /// What another process of this edge needs to serve endpoints with the agent's own certificates.
+    pub(super) fn own_tls(&self) -> BTreeMap<EndpointId, OwnTls> {
+        let bound = self.inner().bound.clone();
+        bound.iter().filter_map(|bound| Some((bound.endpoint.id, bound.own_tls()?))).collect()
+    }
+
+    /// Whether another process can serve all its endpoints through this one. `takes_keys`: it is told the keys of those that brought
+    /// their own.
+    pub(super) fn is_served_through(&self, takes_keys: bool) -> bool {
+        let serves =
+            |bound: &Bound| bound.report.elsewhere.is_some() || takes_keys && bound.own_tls().is_some();
+        self.inner().bound.iter().all(serves)
     }
 }
 

@@ -24,6 +24,8 @@ struct Inner {
     /// Cancelled when no session stays any longer.
     over: CancellationToken,
     staying: usize,
+    /// Whether the process that serves takes keys that agents brought.
+    takes_keys: bool,
     /// Sessions of agents that serve all their endpoints at the other process.
     moved: BTreeSet<TunnelSessionId>,
 }
@@ -33,6 +35,7 @@ impl Staying {
     pub(super) fn begin(&self) -> CancellationToken {
         let mut inner = self.locked();
         inner.over = CancellationToken::new();
+        inner.takes_keys = false;
         inner.over.clone()
     }
 
@@ -44,6 +47,15 @@ impl Staying {
     /// No session stays any longer.
     pub fn end(&self) {
         self.locked().over.cancel();
+    }
+
+    /// Whether the process that serves, or is about to, takes keys that agents brought.
+    pub(super) fn takes_keys(&self) -> bool {
+        self.locked().takes_keys
+    }
+
+    pub(super) fn set_takes_keys(&self, takes_keys: bool) {
+        self.locked().takes_keys = takes_keys;
     }
 
     /// The agent serves all that it does at the other process.

@@ -65,7 +65,7 @@ fn main() -> ExitCode {
 }
 
 fn load(pins: &Path, names: &BTreeSet<String>, mode: XdpMode) -> Result<()> {
-    let mut filter = Filter::open(OBJECT, pins)?;
+    let mut filter = Filter::open(OBJECT, Pins::claim(pins)?)?;
     if let Some(name) = names.iter().find(|name| interfaces::index(name).is_none()) {
         bail!("there is no interface {name}");
     }

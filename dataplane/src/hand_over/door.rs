@@ -51,6 +51,11 @@ pub enum DoorError {
         /// What the system says.
         source: io::Error,
     },
+    /// The edge ended in the middle of it.
+    #[error(
+        "the edge ended before it answered; see in its log whether the new process serves, and start it if not"
+    )]
+    Ended,
     /// The edge goes on as it was.
     #[error("{0}; the edge that runs goes on")]
     Refused(String),
@@ -122,11 +127,16 @@ pub fn ask(dir: &Path, program: PathBuf) -> Result<u32, DoorError> {
         stream.set_read_timeout(Some(Duration::from_secs(ANSWER_SECS_MAX)))?;
         let mut answer = String::new();
         BufReader::new(stream.take(LINE_BYTES_MAX)).read_line(&mut answer)?;
-        serde_json::from_str(&answer).map_err(io::Error::other)
+        if answer.is_empty() {
+            return Ok(None);
+        }
+        serde_json::from_str(&answer).map(Some).map_err(io::Error::other)
     };
     match asked() {
-        Ok(Answer::Pid(pid)) => Ok(pid),
-        Ok(Answer::Error(reason)) => Err(DoorError::Refused(reason)),
+        Ok(Some(Answer::Pid(pid))) => Ok(pid),
+        Ok(Some(Answer::Error(reason))) => Err(DoorError::Refused(reason)),
+        Ok(None) => Err(DoorError::Ended),
+        Err(source) if source.kind() == io::ErrorKind::ConnectionReset => Err(DoorError::Ended),
         Err(source) => Err(DoorError::Nobody { path, source }),
     }
 }
@@ -156,6 +166,7 @@ mod tests {
             answer(stream, &Answer::Pid(17)).await;
             let (_, stream) = next(&listener).await;
             answer(stream, &Answer::Error("not now".into())).await;
+            drop(next(&listener).await);
         };
         let asking = tokio::task::spawn_blocking(move || {
             let dir = dir;
@@ -164,6 +175,8 @@ mod tests {
             assert_eq!(ask(dir.path(), "/bin/edge".into()).unwrap(), 17);
             let refused = ask(dir.path(), "/bin/edge".into()).unwrap_err().to_string();
             assert!(refused.contains("not now; the edge that runs goes on"), "{refused}");
+            let ended = ask(dir.path(), "/bin/edge".into()).unwrap_err().to_string();
+            assert!(ended.contains("ended before it answered"), "{ended}");
             let nobody = ask(&dir.path().join("x"), "/bin/edge".into()).unwrap_err().to_string();
             assert!(nobody.contains("upgrade.sock") && nobody.contains("does it run"), "{nobody}");
         });

@@ -1,15 +1,14 @@
 //! The edge that hands over: what it has, and how it stops and goes on.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::{UnixDatagram, UnixListener};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::{Duration, timeout};
 
 use super::give::{Frozen, Host, Stopped};
 use super::handed;
@@ -20,12 +19,15 @@ use crate::net::channel::Channel;
 use crate::net::listen::Claim;
 use crate::net::tls;
 use crate::state::bound;
-use crate::state::disk::Disk;
 use crate::state::edge::Edge;
 use crate::state::mailbox::Entrance;
+use crate::state::saved::Saved;
+use crate::xdp::XdpHandle;
 
 /// Processes before this one that may still have streams or sessions when it is upgraded.
 pub const OLDER_MAX: usize = 32;
+/// Seconds until what is being written to the filter in the kernel is written.
+const FILTER_SECS_MAX: u64 = 10;
 
 /// A listener that no shard has.
 pub struct Beside {
@@ -45,12 +47,10 @@ pub struct EdgeHost {
     pub agents: Arc<Agents>,
     /// Puts in force what control tells.
     pub installer: Arc<Mutex<Installer>>,
-    /// The disk that its directory is on.
-    pub disk: Arc<Disk>,
-    /// The lock of its directory; None: there was none to be had.
-    pub lock: Option<File>,
-    /// The file that says what agents have bound.
-    pub bound_file: PathBuf,
+    /// Its directory.
+    pub saved: Arc<Saved>,
+    /// The filter in the kernel.
+    pub xdp: Arc<XdpHandle>,
     /// Listeners that no shard has.
     pub beside: Vec<Beside>,
     /// Where upgrades are asked for.
@@ -68,6 +68,8 @@ pub struct Begun {
     changing: Option<OwnedMutexGuard<()>>,
     sent: BTreeSet<u16>,
     passage: Option<UnixDatagram>,
+    /// Whether the newer process takes the filter over.
+    filter_rests: bool,
 }
 
 impl Host for EdgeHost {
@@ -85,8 +87,8 @@ impl Host for EdgeHost {
             given.extend(handed::listener(beside.name, vec![beside.socket.try_clone()?], &beside.claim));
         }
         given.push((Item::named("door"), self.door.try_clone()?.into()));
-        if let Some(lock) = &self.lock {
-            given.push((Item::named("directory"), lock.try_clone()?.into()));
+        if let Some(lock) = self.saved.lock_copy()? {
+            given.push((Item::named("directory"), lock.into()));
         }
         let (channel, own) = Channel::pair()?;
         newer::serve(&self.agents, own)?;
@@ -106,12 +108,21 @@ impl Host for EdgeHost {
         Ok(Frozen { given, generation: self.edge.generation(), quic_generation, incarnation })
     }
 
-    fn stop(&mut self) -> io::Result<Stopped> {
+    fn stop(&mut self, takes_filter: bool) -> io::Result<Stopped> {
+        let mut given = Vec::new();
+        if takes_filter {
+            self.begun.filter_rests = true;
+            let rest = async { timeout(Duration::from_secs(FILTER_SECS_MAX), self.xdp.rest()).await };
+            let lock = self.runtime.block_on(rest).map_err(|_| {
+                io::Error::other("lists are being written to the filter in the kernel; try again later")
+            })?;
+            given.extend(lock.map(handed::pins));
+        }
         self.runtime.block_on(self.edge.gate.close());
         if let Some(quic) = self.edge.quic() {
             quic.port.pause();
         }
-        let (mut given, mut closed) = (Vec::new(), self.begun.sent.clone());
+        let mut closed = self.begun.sent.clone();
         for listened in self.edge.mailboxes.listening.all()? {
             let Entrance::Tcp { port, .. } = listened.entrance else { continue };
             if !closed.remove(&port) {
@@ -122,7 +133,7 @@ impl Host for EdgeHost {
             Ok(keys) => given.push(handed::ticket_keys(keys)),
             Err(error) => tracing::warn!(%error, "clients of HTTPS will not resume at the other process"),
         }
-        bound::save(&self.edge, &self.disk, &self.bound_file);
+        bound::save(&self.edge, &self.saved.disk(), &self.saved.bound_file());
         Ok(Stopped { given, closed: closed.into_iter().collect() })
     }
 
@@ -131,15 +142,22 @@ impl Host for EdgeHost {
             quic.port.resume();
         }
         self.edge.gate.open();
+        if self.begun.filter_rests {
+            self.xdp.resume();
+        }
         self.begun = Begun::default();
     }
 }
 
 impl EdgeHost {
-    /// Another process is the edge now: it writes to the directory, and reads the UDP socket.
+    /// Another process is the edge now: it has the directory and the filter in the kernel, and reads the UDP socket.
     pub fn leave(&mut self) {
-        self.disk.leave();
+        self.saved.leave();
+        if self.begun.filter_rests {
+            self.xdp.leave();
+        }
         self.edge.older.leave();
+        self.edge.ports().leave();
         self.installer.lock().unwrap_or_else(PoisonError::into_inner).leave();
         if let (Some(quic), Some(passage)) = (self.edge.quic(), self.begun.passage.take()) {
             quic.port.leave(passage);

@@ -27,6 +27,9 @@ pub enum HandOverError {
     /// The other process, or the time.
     #[error("the other edge process: {0}")]
     Peer(String),
+    /// The older process goes on.
+    #[error("the edge process before goes on: {0}")]
+    Refused(String),
     /// It is not the moment.
     #[error("{0}")]
     NotNow(&'static str),

@@ -23,11 +23,12 @@ pub trait Host {
     /// There are not enough descriptors.
     fn freeze(&mut self) -> io::Result<Frozen>;
 
-    /// Accepts no more. Gives what was opened since [`Host::freeze`], and the ports that were closed.
+    /// Accepts no more. Gives what was opened since [`Host::freeze`], and the ports that were closed. `takes_filter`: whether the
+    /// newer process takes the filter in the kernel over.
     ///
     /// # Errors
-    /// There are not enough descriptors.
-    fn stop(&mut self) -> io::Result<Stopped>;
+    /// There are not enough descriptors, or the filter is being written for too long.
+    fn stop(&mut self, takes_filter: bool) -> io::Result<Stopped>;
 
     /// Goes on as if nothing had been.
     fn resume(&mut self);
@@ -61,7 +62,8 @@ pub struct Stopped {
 pub fn give(channel: &Channel, host: &mut impl Host) -> Result<u32, HandOverError> {
     let start = Instant::now();
     let mut giving = Giving::new(Duration::ZERO);
-    let mut hand = Hand { channel, host, all: Vec::new(), frozen: None, closed: Vec::new() };
+    let (all, frozen, closed) = (Vec::new(), None, Vec::new());
+    let mut hand = Hand { channel, host, takes_filter: false, all, frozen, closed };
     let mut pid = 0;
     let mut input = None;
     loop {
@@ -70,8 +72,8 @@ pub fn give(channel: &Channel, host: &mut impl Host) -> Result<u32, HandOverErro
             Some(input) => input,
             None => hear(channel, giving.deadline().saturating_sub(now)),
         };
-        if let Input::Heard(FromNewer::Hello { pid: said, .. }) = next {
-            pid = said;
+        if let Input::Heard(FromNewer::Hello { pid: said, takes_filter, .. }) = next {
+            (pid, hand.takes_filter) = (said, takes_filter);
         }
         let Some(act) = giving.take(next, start.elapsed()) else { continue };
         match act {
@@ -112,6 +114,7 @@ fn hear(channel: &Channel, wait: Duration) -> Input {
 struct Hand<'a, H> {
     channel: &'a Channel,
     host: &'a mut H,
+    takes_filter: bool,
     all: Vec<Given>,
     frozen: Option<(u64, u8, Option<String>)>,
     closed: Vec<u16>,
@@ -138,7 +141,7 @@ impl<H: Host> Hand<'_, H> {
                 self.send(&FromOlder::Prepare { generation, quic_generation, incarnation }, &[])
             }
             Act::Stop => {
-                let Stopped { given, closed } = self.host.stop()?;
+                let Stopped { given, closed } = self.host.stop(self.takes_filter)?;
                 let late = given.len();
                 self.all.extend(given);
                 self.closed = closed;

@@ -171,7 +171,8 @@ impl State {
 mod tests {
     use super::*;
 
-    const HELLO: FromNewer = FromNewer::Hello { format: FORMAT, version: String::new(), pid: 1 };
+    const HELLO: FromNewer =
+        FromNewer::Hello { format: FORMAT, version: String::new(), pid: 1, takes_filter: true };
 
     /// Every input of a hand-over of so many descriptors, and what it leads to.
     fn steps(first: usize, late: usize) -> Vec<(Input, Act)> {
@@ -233,7 +234,8 @@ mod tests {
 
     #[test]
     fn another_format_is_refused_with_the_way_out() {
-        let hello = FromNewer::Hello { format: FORMAT + 1, version: "9.0".into(), pid: 1 };
+        let hello =
+            FromNewer::Hello { format: FORMAT + 1, version: "9.0".into(), pid: 1, takes_filter: true };
         let act = Giving::new(Duration::ZERO).take(Input::Heard(hello), Duration::ZERO);
         let Some(Act::Fail(reason)) = act else { panic!("{act:?}") };
         assert!(reason.contains("release 9.0 speaks format 2") && reason.contains("restart"), "{reason}");

@@ -1,5 +1,6 @@
 //! What a process was given by the one before it, by name.
 
+use std::fs::File;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
@@ -20,6 +21,8 @@ const PASSAGE: &str = "passage";
 const OLDER: &str = "older";
 /// Name of a socket that holds the keys of session tickets.
 const TICKET_KEYS: &str = "ticket_keys";
+/// Name of the lock of the filter's pins.
+const PINS: &str = "xdp_pins";
 /// Name of a TCP port's sockets.
 const TCP: &str = "tcp";
 
@@ -83,6 +86,11 @@ impl Handed {
         self.one(TICKET_KEYS).map(UnixStream::from)
     }
 
+    /// The lock of the filter's pins.
+    pub fn pins(&mut self) -> Option<File> {
+        self.one(PINS).map(File::from)
+    }
+
     /// Names of what nobody has asked for.
     pub fn names(&self) -> Vec<&str> {
         self.0.iter().map(|(item, _)| item.name.as_str()).collect()
@@ -122,4 +130,9 @@ pub fn older(channel: OwnedFd) -> Given {
 /// A socket that holds the keys of session tickets, to be given.
 pub fn ticket_keys(socket: UnixStream) -> Given {
     (Item::named(TICKET_KEYS), socket.into())
+}
+
+/// The lock of the filter's pins, to be given.
+pub fn pins(lock: File) -> Given {
+    (Item::named(PINS), lock.into())
 }

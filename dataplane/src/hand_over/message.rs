@@ -19,6 +19,9 @@ pub(super) enum FromNewer {
         version: String,
         /// Its process.
         pid: u32,
+        /// Whether it takes the filter in the kernel over. A process of an older release does not say so, and waits until that is free.
+        #[serde(default)]
+        takes_filter: bool,
     },
     /// So many descriptors have come in all.
     Received {
@@ -79,7 +82,8 @@ pub(super) enum FromOlder {
 /// What a descriptor is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
-    /// Listeners are named as in metrics; others are `claim`, `directory`, `door`, `quic`, `passage`, `older` and `ticket_keys`.
+    /// Listeners are named as in metrics; others are `claim`, `directory`, `door`, `quic`, `passage`, `older`, `ticket_keys` and
+    /// `xdp_pins`.
     pub name: String,
     /// Of a claim: the listener with the address that it keeps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,7 +115,7 @@ mod tests {
         let heard: FromNewer =
             serde_json::from_str(r#"{"type":"hello","format":1,"version":"9","pid":7,"colour":"blue"}"#)
                 .unwrap();
-        assert_eq!(heard, FromNewer::Hello { format: 1, version: "9".into(), pid: 7 });
+        assert_eq!(heard, FromNewer::Hello { format: 1, version: "9".into(), pid: 7, takes_filter: false });
         assert_eq!(serde_json::from_str::<FromOlder>(r#"{"type":"dance"}"#).unwrap(), FromOlder::Unknown);
         let item: Item = serde_json::from_str(r#"{"name":"peers","rooms":3}"#).unwrap();
         assert_eq!(item, Item::named("peers"));

@@ -53,6 +53,7 @@ pub fn take(channel: Channel) -> Result<Prepared, HandOverError> {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
+        takes_filter: true,
     };
     let mut hand = Hand { channel, taking: Taking::new(Duration::ZERO), start: Instant::now() };
     hand.say(&hello)?;
@@ -101,6 +102,9 @@ impl Hand {
             else {
                 return Err(HandOverError::Peer(format!("it said nothing for {WAIT_SECS_MAX} s")));
             };
+            if let FromOlder::Refused { reason } = heard {
+                return Err(HandOverError::Refused(reason));
+            }
             match self.taking.take(heard, descriptors.len(), self.start.elapsed()) {
                 Act::Keep(items, received) => {
                     handed.keep(items.into_iter().zip(descriptors));
@@ -114,10 +118,17 @@ impl Hand {
 }
 
 impl Taken {
-    /// Says that this process serves, and waits until it is the edge for everybody. Whatever comes: it serves.
-    pub fn serving(mut self) {
-        if self.hand.say(&FromNewer::Serving).is_ok() {
-            let _ = self.hand.next(&mut Handed::default());
+    /// Says that this process serves, and waits until it is the edge for everybody. It serves too if the older process is gone.
+    ///
+    /// # Errors
+    /// It was too late: the older process goes on.
+    pub fn serving(mut self) -> Result<(), HandOverError> {
+        if self.hand.say(&FromNewer::Serving).is_err() {
+            return Ok(());
+        }
+        match self.hand.next(&mut Handed::default()) {
+            Err(error @ HandOverError::Refused(_)) => Err(error),
+            _ => Ok(()),
         }
     }
 }

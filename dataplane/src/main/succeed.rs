@@ -11,6 +11,7 @@ use ebbgate_edge::net::tls;
 use ebbgate_edge::state::bound;
 use ebbgate_edge::state::route::returning::Away;
 use ebbgate_edge::state::saved::Saved;
+use ebbgate_edge::xdp::XdpHandle;
 use ebbgate_model::Ksuid;
 use tokio::task::spawn_blocking;
 
@@ -33,6 +34,7 @@ pub(super) async fn take_over(
     agents: &Arc<Agents>,
     installer: &Arc<Mutex<Installer>>,
     saved: &Arc<Saved>,
+    xdp: &XdpHandle,
 ) -> Result<()> {
     let edge = agents.edge();
     let (theirs, ours) = (follows.generation, edge.generation());
@@ -62,7 +64,10 @@ pub(super) async fn take_over(
         quic.port.resume();
     }
     edge.gate.open();
-    spawn_blocking(move || taken.serving()).await?;
+    let pins = taken.late.pins();
+    spawn_blocking(move || taken.serving()).await??;
+    // The process before is gone, or has left it.
+    xdp.take_over(pins);
     let (own, saved) = (Arc::clone(installer), Arc::clone(saved));
     spawn_blocking(move || own.lock().unwrap_or_else(PoisonError::into_inner).own(&saved)).await?;
     tokio::spawn(upgrade::close_unclaimed(Arc::clone(edge)));

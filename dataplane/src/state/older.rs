@@ -4,7 +4,7 @@
 //! Each is reached over the channel that it gave at the hand-over: one end of a new pair of sockets is sent there for each
 //! connection. What has a copy of the channel's end is a process of this edge; there is no other proof, and no address.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,12 +43,13 @@ impl OlderProcess {
         Self { channel: Mutex::new(Some(channel)) }
     }
 
-    /// Connects; blocks until the other process has room for the connection.
+    /// Connects, with what is said first; blocks until the other process has room for the connection.
     ///
     /// # Errors
     /// The process is gone or takes no connection, or this one has handed over itself.
-    pub fn connect(&self, purpose: Purpose) -> io::Result<UnixStream> {
-        let (own, other) = UnixStream::pair()?;
+    pub fn connect(&self, purpose: Purpose, first: &[u8]) -> io::Result<UnixStream> {
+        let (mut own, other) = UnixStream::pair()?;
+        own.write_all(first)?;
         own.set_nonblocking(true)?;
         other.set_nonblocking(true)?;
         let channel = self.copy()?.ok_or_else(|| io::Error::other("this process has handed over"))?;
@@ -113,7 +114,7 @@ impl OlderProcesses {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read as _, Write as _};
+    use std::io::Read as _;
 
     use super::*;
 
@@ -126,7 +127,7 @@ mod tests {
         let process = Arc::new(OlderProcess::new(channel));
         processes.add(Arc::clone(&process));
         for purpose in [Purpose::Carry, Purpose::Follow] {
-            let mut stream = process.connect(purpose).unwrap();
+            let mut stream = process.connect(purpose, b"first ").unwrap();
             let (heard, fds) = own.receive::<Purpose>(WAIT).unwrap().unwrap();
             assert_eq!((heard, fds.len()), (purpose, 1));
             let mut other = UnixStream::from(fds.into_iter().next().unwrap());
@@ -135,7 +136,7 @@ mod tests {
             other.set_nonblocking(false).unwrap();
             let mut said = String::new();
             other.read_to_string(&mut said).unwrap();
-            assert_eq!(said, "x");
+            assert_eq!(said, "first x");
         }
         processes.copies().unwrap().into_iter().for_each(|copy| {
             Channel::from_fd(copy).send(&"dance", &[], WAIT).unwrap();
@@ -145,7 +146,7 @@ mod tests {
         let copies = processes.copies().unwrap();
         assert_eq!((copies.len(), processes.count()), (1, 1));
         processes.leave();
-        assert!(process.connect(Purpose::Carry).is_err() && processes.copies().unwrap().is_empty());
+        assert!(process.connect(Purpose::Carry, &[]).is_err() && processes.copies().unwrap().is_empty());
         assert!(own.receive::<Purpose>(Duration::ZERO).unwrap().is_none(), "another can still connect");
         drop(copies);
         assert_eq!(own.receive::<Purpose>(WAIT).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
@@ -155,6 +156,6 @@ mod tests {
     fn a_process_that_is_gone_is_an_error() {
         let (channel, own) = Channel::pair().unwrap();
         drop(own);
-        assert!(OlderProcess::new(channel).connect(Purpose::Follow).is_err());
+        assert!(OlderProcess::new(channel).connect(Purpose::Follow, &[]).is_err());
     }
 }

@@ -36,7 +36,8 @@ pub struct HandedPort {
 struct Open {
     used: Use,
     host: Host,
-    claim: Arc<Claim>,
+    /// None: another process has the address.
+    claim: Option<Arc<Claim>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,8 +157,16 @@ impl Ports {
 
     /// The shards close its sockets in their own time; until then the port may be opened again from here only.
     fn close(&mut self, port: u16) -> Option<PortChange> {
-        self.open.remove(&port)?.claim.release();
+        if let Some(claim) = self.open.remove(&port)?.claim {
+            claim.release();
+        }
         Some(PortChange::Close { port })
+    }
+
+    /// Another process has taken over: when that ends, the addresses are free.
+    pub fn leave(&mut self) {
+        self.handed.clear();
+        self.open.values_mut().for_each(|open| open.claim = None);
     }
 
     /// The address ports are bound on.
@@ -186,7 +195,7 @@ impl Ports {
             None => listen::bind(&name, address, self.shards)?,
         };
         if let Some(first) = listeners.first() {
-            let claim = Arc::clone(&first.claim);
+            let claim = Some(Arc::clone(&first.claim));
             self.open.insert(port, Open { used, host: host.clone(), claim });
         }
         Ok(PortChange::Open { host, port, listeners })

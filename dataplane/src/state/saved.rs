@@ -11,7 +11,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ebbgate_model::{EdgeId, Program};
 use ebbgate_wire::ticket::KEY_BYTES;
@@ -74,8 +74,8 @@ pub enum SavedError {
 #[derive(Debug)]
 pub struct Saved {
     dir: PathBuf,
-    /// None: the disk took no file to lock, and then it holds none to protect.
-    lock: Option<File>,
+    /// None: the disk took no file to lock, and then it holds none to protect; or another process has it.
+    lock: Mutex<Option<File>>,
     disk: Arc<Disk>,
 }
 
@@ -89,14 +89,16 @@ impl Saved {
             Err(error) if is_unwritable(&error) => {
                 tracing::error!(%error, dir = %dir.display(), "nothing can be kept on disk; serving all the same");
                 disk.takes_not(&dir.join(LOCK_FILE), &error);
-                return Ok(Self { dir: dir.to_owned(), lock: None, disk });
+                return Ok(Self { dir: dir.to_owned(), lock: Mutex::default(), disk });
             }
             Err(error) => return Err(failed(error)),
         };
         let tries = Duration::from_secs(LOCK_SECS_MAX).as_millis() / LOCK_PAUSE.as_millis();
         for _ in 0..tries {
             match lock.try_lock() {
-                Ok(()) => return Ok(Self { dir: dir.to_owned(), lock: Some(lock), disk }),
+                Ok(()) => {
+                    return Ok(Self { dir: dir.to_owned(), lock: Mutex::new(Some(lock)), disk });
+                }
                 Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
                 Err(fs::TryLockError::Error(source)) => return Err(failed(source)),
             }
@@ -107,12 +109,23 @@ impl Saved {
     /// The directory that another process has locked, with its lock: the lock belongs to the open file, and so to all that
     /// have it.
     pub fn take_over(dir: &Path, lock: Option<File>) -> Self {
-        Self { dir: dir.to_owned(), lock, disk: Arc::new(Disk::new(dir)) }
+        Self { dir: dir.to_owned(), lock: Mutex::new(lock), disk: Arc::new(Disk::new(dir)) }
     }
 
     /// A copy of the lock for a process that takes over. None: there was no lock to be had.
     pub fn lock_copy(&self) -> io::Result<Option<File>> {
-        self.lock.as_ref().map(File::try_clone).transpose()
+        self.lock().as_ref().map(File::try_clone).transpose()
+    }
+
+    /// Leaves the directory to a process that has taken over: nothing is written there from now on, and when that process ends
+    /// the directory is free.
+    pub fn leave(&self) {
+        self.disk.leave();
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<File>> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives what the log holds to `take`, and changes nothing: another process writes it.
@@ -269,7 +282,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let before = Saved::open(dir.path()).unwrap();
         let after = Saved::take_over(dir.path(), before.lock_copy().unwrap());
-        drop(before);
+        before.leave();
         let other = File::open(dir.path().join(LOCK_FILE)).unwrap();
         assert!(matches!(other.try_lock(), Err(fs::TryLockError::WouldBlock)));
         drop(after);

@@ -1,6 +1,7 @@
 //! What the handle and the thread give each other.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
@@ -31,12 +32,35 @@ pub type Enforcement = BTreeMap<EndpointId, EnforcementReport>;
 /// Gives what is to be enforced now; None: no Program is in force yet.
 pub(super) type Source = Box<dyn Fn() -> Option<Wanted> + Send>;
 
+/// Who keeps the filter in the kernel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Duty {
+    /// This process.
+    #[default]
+    Own,
+    /// The process before it, until this one serves.
+    Follow,
+    /// Nobody, while another process is about to take over from this one.
+    Rest,
+    /// The process that has taken over.
+    Left,
+}
+
+/// Who keeps the filter, and the lock of its pins on its way.
+#[derive(Default)]
+pub(super) struct Turn {
+    pub(super) duty: Duty,
+    /// To the thread with [`Duty::Own`], from it with [`Duty::Rest`].
+    pub(super) lock: Option<File>,
+}
+
 /// What the handle and the thread share.
 pub(super) struct Exchange {
     pub(super) source: Mutex<Option<Source>>,
     pub(super) changes: Arc<Changes>,
     /// The handle is gone.
     pub(super) over: AtomicBool,
+    pub(super) turn: Mutex<Turn>,
     pub(super) reload: AtomicBool,
     pub(super) blocklist: Arc<ArcSwap<Blocklist>>,
     pub(super) seen: Mutex<Seen>,

@@ -68,10 +68,9 @@ pub enum Change {
 }
 
 impl Filter {
-    /// Claims the pins and opens the program over the maps there; what they hold stays in force. Nothing is attached:
+    /// Opens the program over the maps in the pins; what they hold stays in force. Nothing is attached:
     /// call [`Filter::apply`] first, so that no interface is ever guarded by half a list.
-    pub fn open(object: &[u8], dir: &Path) -> Result<Self, FilterError> {
-        let pins = Pins::claim(dir)?;
+    pub fn open(object: &[u8], pins: Pins) -> Result<Self, FilterError> {
         for layout in pins.own_layouts() {
             match open(object, &layout) {
                 Ok((ebpf, maps)) => return Ok(Self::new(ebpf, maps, pins, layout)),
@@ -189,6 +188,11 @@ impl Filter {
             self.pins.keep_layout(&self.layout)?;
         }
         Ok(())
+    }
+
+    /// Gives the pins up without a change in the kernel.
+    pub fn into_pins(self) -> Pins {
+        self.pins
     }
 
     /// Takes the program off everywhere and removes all pins.

@@ -47,7 +47,7 @@ impl PinsError {
 #[derive(Debug)]
 pub struct Pins {
     dir: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// A pinned link.
@@ -71,9 +71,19 @@ impl Pins {
         if kind != BPF_FS_MAGIC {
             return Err(PinsError::NotBpf(dir.to_owned()));
         }
+        fs::create_dir_all(dir).map_err(PinsError::at(dir))?;
+        let lock = File::open(dir).map_err(PinsError::at(dir))?;
+        Self::with(dir, lock)
+    }
+
+    /// A copy of the lock for a process that takes over.
+    pub fn lock_copy(&self) -> Result<File, PinsError> {
+        self.lock.try_clone().map_err(PinsError::at(&self.dir))
+    }
+
+    /// The folder with its open handle: another process that had locked it gave it to this one, or it is locked now.
+    pub fn with(dir: &Path, lock: File) -> Result<Self, PinsError> {
         let error = PinsError::at(dir);
-        fs::create_dir_all(dir).map_err(&error)?;
-        let lock = File::open(dir).map_err(&error)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(PinsError::Taken(dir.to_owned())),
@@ -84,7 +94,7 @@ impl Pins {
         if lock.metadata().map_err(&error)?.ino() != found.ino() {
             return Err(PinsError::Taken(dir.to_owned()));
         }
-        Ok(Self { dir: dir.to_owned(), _lock: lock })
+        Ok(Self { dir: dir.to_owned(), lock })
     }
 
     /// Folders of maps, newest first.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use ebbgate_model::feed::{BEAT_SECS, EnforcementReport, Enforcer};
 use tokio::sync::watch;
 
-use super::exchange::{Enforcement, Exchange, Wanted};
+use super::exchange::{Duty, Enforcement, Exchange, Wanted};
 use super::filter::{Change, Filter, FilterError, Unfit};
 use super::interfaces::Interfaces;
 use super::maps::{Count, Drops};
@@ -28,6 +28,10 @@ const TICK_MS: u64 = 1000;
 const RETRY_SECS: u64 = 30;
 /// Sampled drops that are logged in one tick.
 const DROP_LINES_MAX: usize = 100;
+/// Why this process does not keep the filter.
+const FOLLOWS: &str = "the edge process before this one keeps the filter until this one serves";
+const RESTS: &str = "another process of this edge is about to keep the filter";
+const LEFT: &str = "another process of this edge keeps the filter";
 
 /// What one thread keeps.
 pub(super) struct XdpReconciler {
@@ -38,7 +42,10 @@ pub(super) struct XdpReconciler {
     wanted: Option<Wanted>,
     plan: Plan,
     unfit: Unfit,
+    duty: Duty,
     filter: Option<Filter>,
+    /// Claimed pins that no filter is open over: this process had it, or another gave it.
+    pins: Option<Pins>,
     drops: Option<Drops>,
     /// Why there is no filter, or no interface has it.
     why_not: String,
@@ -58,9 +65,10 @@ impl XdpReconciler {
         done: watch::Sender<u64>,
         enforcement: watch::Sender<Arc<Enforcement>>,
     ) -> Self {
-        let why_not = match settings.interfaces {
-            Interfaces::Off => "XDP is off on this edge; `--xdp` switches it on".to_owned(),
-            _ => String::new(),
+        let (duty, why_not) = match settings.interfaces {
+            Interfaces::Off => (Duty::Own, "XDP is off on this edge; `--xdp` switches it on"),
+            _ if settings.follows => (Duty::Follow, FOLLOWS),
+            _ => (Duty::Own, ""),
         };
         let now = Instant::now();
         let mut reconciler = Self {
@@ -71,9 +79,11 @@ impl XdpReconciler {
             wanted: None,
             plan: Plan::default(),
             unfit: Unfit::default(),
+            duty,
             filter: None,
+            pins: None,
             drops: None,
-            why_not,
+            why_not: why_not.to_owned(),
             retry_at: now,
             said_at: now,
             failures: BTreeMap::new(),
@@ -86,7 +96,9 @@ impl XdpReconciler {
 
     /// Serves until the handle is gone. The filter stays in the kernel.
     pub(super) fn run(mut self) {
-        self.leave_other_pins();
+        if self.duty == Duty::Own {
+            self.leave_other_pins();
+        }
         let mut next_tick = Instant::now() + Duration::from_millis(TICK_MS);
         loop {
             let wait = next_tick.saturating_duration_since(Instant::now());
@@ -94,6 +106,7 @@ impl XdpReconciler {
             if self.shared.over.load(Ordering::Acquire) {
                 return;
             }
+            self.turn();
             if self.shared.reload.swap(false, Ordering::AcqRel) {
                 self.hands_off.clear();
                 self.read_blocklist();
@@ -107,6 +120,50 @@ impl XdpReconciler {
             }
             self.done.send_replace(asked);
         }
+    }
+
+    /// Takes the filter, rests or leaves, as the handle says.
+    fn turn(&mut self) {
+        if self.settings.interfaces == Interfaces::Off {
+            return;
+        }
+        let mut turn = self.shared.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if turn.duty == self.duty {
+            return;
+        }
+        self.duty = turn.duty;
+        let given = turn.lock.take();
+        let filter = self.filter.take();
+        let why_not = match self.duty {
+            Duty::Own => "",
+            Duty::Follow => FOLLOWS,
+            Duty::Rest => {
+                self.pins = filter.map(Filter::into_pins);
+                turn.lock = self.pins.as_ref().and_then(|pins| pins.lock_copy().ok());
+                RESTS
+            }
+            Duty::Left => {
+                self.pins = None;
+                LEFT
+            }
+        };
+        drop(turn);
+        why_not.clone_into(&mut self.why_not);
+        self.drops = None;
+        if self.duty == Duty::Own {
+            if let Some(lock) = given {
+                let pins = Pins::with(&self.settings.pins, lock);
+                self.pins = pins
+                    .inspect_err(
+                        |error| tracing::warn!(%error, "the pins of the process before are not taken over"),
+                    )
+                    .ok();
+            }
+            self.leave_other_pins();
+            self.retry_at = Instant::now();
+            self.enforce();
+        }
+        self.say();
     }
 
     /// Takes what is wanted now.
@@ -168,10 +225,14 @@ impl XdpReconciler {
         if self.filter.is_some() {
             return true;
         }
-        if self.settings.interfaces == Interfaces::Off || Instant::now() < self.retry_at {
+        let is_off = self.settings.interfaces == Interfaces::Off;
+        if is_off || self.duty != Duty::Own || Instant::now() < self.retry_at {
             return false;
         }
-        let opened = Filter::open(self.settings.object, &self.settings.pins).and_then(|mut filter| {
+        let held = self.pins.take();
+        let was_held = held.is_some();
+        let pins = held.map_or_else(|| Pins::claim(&self.settings.pins), Ok).map_err(FilterError::from);
+        let opened = pins.and_then(|pins| Filter::open(self.settings.object, pins)).and_then(|mut filter| {
             filter.set_rates(self.settings.rates)?;
             let sampling = self.settings.rates.sample_one_in != 0;
             let drops = if sampling { Some(filter.drops()?) } else { None };
@@ -189,6 +250,10 @@ impl XdpReconciler {
                     self.retry_at = Instant::now() + Duration::from_secs(RETRY_SECS);
                 }
                 self.explain(error.to_string());
+                if was_held {
+                    // It was kept up to now, and nobody does any more.
+                    removed(Pins::claim(&self.settings.pins).and_then(Pins::remove));
+                }
                 false
             }
         }
@@ -200,10 +265,8 @@ impl XdpReconciler {
         self.explain(error.to_string());
         self.drops = None;
         let Some(mut filter) = self.filter.take() else { return };
-        if filter.apply(&[], &[]).is_err()
-            && let Err(error) = filter.remove()
-        {
-            tracing::error!(%error, "an outdated filter may still be in the kernel; take it away with `ebbgate-admit unload`");
+        if filter.apply(&[], &[]).is_err() {
+            removed(filter.remove());
         }
     }
 
@@ -433,4 +496,11 @@ fn is_alike(a: &Enforcement, b: &Enforcement) -> bool {
         all.iter().map(|(id, report)| (*id, bare(report))).collect()
     };
     bare(a) == bare(b)
+}
+
+/// Says it if what is outdated could not be taken out of the kernel.
+fn removed(done: Result<(), PinsError>) {
+    if let Err(error) = done {
+        tracing::error!(%error, "an outdated filter may still be in the kernel; take it away with `ebbgate-admit unload`");
+    }
 }

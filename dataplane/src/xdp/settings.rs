@@ -50,6 +50,8 @@ pub struct Settings {
     pub blocklist: Option<PathBuf>,
     /// Where the edge notes which pins it uses, so that a later start without XDP can take the filter away.
     pub note: Option<PathBuf>,
+    /// Whether another process has the filter until this one takes over.
+    pub follows: bool,
 }
 
 impl Default for Settings {
@@ -63,6 +65,7 @@ impl Default for Settings {
             rates: Rates::default(),
             blocklist: None,
             note: None,
+            follows: false,
         }
     }
 }

@@ -6,12 +6,15 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ebbgate_edge::agents::{newer, older};
 use ebbgate_edge::drain;
 use ebbgate_edge::net::channel::Channel;
 use ebbgate_edge::net::listen;
 use ebbgate_edge::state::edge::Stage;
 use ebbgate_edge::state::mailbox::Entrance;
+use ebbgate_edge::state::older::{OlderProcess, Purpose};
 use ebbgate_edge::state::ports::HandedPort;
 use ebbgate_edge::state::report::EVENTS_MAX;
 use ebbgate_model::TunnelSessionId;
@@ -19,13 +22,15 @@ use ebbgate_model::feed::{CommandOutcome, FromEdge, SessionCommand, SessionRepor
 use ebbgate_wire::rpc::error_code;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Duration, sleep, timeout};
 
 use crate::lab::{Agent, Authority, Lab, Previous, SHARDS, TOKEN, account, credential_id, exchange};
 use crate::peers::{id, peer, proof};
 
 const TARGET: &str = "tcp://db.clinic1.internal:433";
+/// Served with a certificate of the agent's own.
+const OWN: &str = "own.example.com";
 /// Seconds a test waits for a state.
 const WAIT_SECS_MAX: u64 = 30;
 
@@ -105,6 +110,67 @@ async fn an_agent_stays_with_its_process_over_two_hand_overs_and_visitors_of_the
     // Its end is told.
     first.agents.staying.end();
     until("the session is withdrawn", || told(&newest).is_empty() && !serves(&newest)).await;
+}
+
+/// Has the agent serve a TLS endpoint with a certificate and key of its own.
+async fn bind_own(agent: &Agent, site: &Authority) {
+    let (cert, key) = site.leaf(&[OWN]);
+    let opts = json!({ "TLSTermination": { "cert": STANDARD.encode(cert), "key": STANDARD.encode(key) } });
+    let reply = agent.try_bind(&format!("tls://{OWN}"), opts, json!({})).await;
+    assert_eq!(reply.error, "");
+}
+
+#[tokio::test]
+async fn a_session_with_a_key_of_its_own_stays_and_no_other_edge_hears_of_the_key() {
+    let first = process();
+    let agent = first.agent(TOKEN).await;
+    let site = Authority::new("site");
+    bind_own(&agent, &site).await;
+    let _agent = agent.echo(b"");
+    let session = first.agents.sessions.all()[0].state.id;
+    let mut newest = None;
+    for _ in 0..2 {
+        let next = successor(newest.as_ref().unwrap_or(&first)).await;
+        let visitor = next.visit_tls(OWN, site.client(None, false)).await.unwrap();
+        assert_eq!(exchange(visitor, b"x").await.unwrap(), b"x");
+        // What control hears, and through it other edges, is what it heard before.
+        let told = told(&next);
+        let endpoint = told[&session].endpoints.values().next().unwrap();
+        assert!(endpoint.elsewhere.is_none());
+        let all = format!("{told:?}") + &serde_json::to_string(&told).unwrap();
+        assert!(!all.contains("PRIVATE") && !all.contains("BEGIN"), "{all}");
+        newest = Some(next);
+    }
+    // It stays until it is to stay no longer.
+    let newest = newest.unwrap();
+    assert_eq!((first.agents.staying.count(), told(&newest).len()), (1, 1));
+    first.agents.staying.end();
+    until("the session is withdrawn", || told(&newest).is_empty()).await;
+    assert!(newest.visit_tls(OWN, site.client(None, false)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_session_with_a_key_of_its_own_ends_where_the_process_that_serves_takes_no_keys() {
+    let older = process();
+    let agent = older.agent(TOKEN).await;
+    bind_own(&agent, &Authority::new("site")).await;
+    // A process of an older release says nothing first.
+    let channel = given(&older).remove(0);
+    let process = OlderProcess::new(channel);
+    let line = process.connect(Purpose::Follow, &[]).unwrap();
+    let mut line = UnixStream::from_std(line).unwrap();
+    let mut said = Vec::new();
+    while !String::from_utf8_lossy(&said).contains(r#""type":"all""#) {
+        let read = timeout(Duration::from_secs(WAIT_SECS_MAX), line.read_buf(&mut said));
+        assert_ne!(read.await.expect("all sessions are named").unwrap(), 0);
+    }
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(said.contains(OWN) && !said.contains("PRIVATE"), "{said}");
+    older.edge.enter(Stage::HandedOver);
+    older.agents.leave();
+    timeout(Duration::from_secs(WAIT_SECS_MAX), agent.ended()).await.expect("it is to connect anew");
+    // It could have been reached all the time.
+    process.connect(Purpose::Carry, &[]).unwrap();
 }
 
 #[tokio::test]

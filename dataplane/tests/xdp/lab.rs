@@ -1,6 +1,7 @@
 //! A guard over a hand-made Program, on the loopback of a network namespace of its own.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -283,6 +284,12 @@ impl Lab {
     pub(crate) fn settle(&self, guard: &XdpHandle) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(guard.applied());
+    }
+
+    /// Has a guard leave the kernel as it is; the lock of its pins.
+    #[expect(clippy::unused_self, reason = "reads like the rest")]
+    pub(crate) fn rest(&self, guard: &XdpHandle) -> Option<File> {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(guard.rest())
     }
 
     /// Waits until the endpoint is enforced so, for a reason with these words.

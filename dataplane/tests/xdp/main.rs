@@ -76,6 +76,107 @@ fn two_edges_do_not_share_their_pins() {
 }
 
 #[test]
+fn a_process_that_takes_over_keeps_the_filter_while_the_one_before_lives() {
+    isolated("a_process_that_takes_over_keeps_the_filter_while_the_one_before_lives", || {
+        let mut lab = Lab::new();
+        lab.allow(&[ALLOWED]);
+        let first = lab.guard_until_xdp();
+        let ids = link_ids(&lab.pins);
+        lab.settings.follows = true;
+        let second = lab.guard();
+        lab.until(&second, Enforcer::Userspace, "before this one keeps the filter");
+
+        let lock = lab.rest(&first);
+        assert!(lock.is_some());
+        // Whatever changes now is for the one that takes over.
+        lab.allow(&[OTHER]);
+        lab.look(&first);
+        lab.until(&first, Enforcer::Userspace, "about to keep the filter");
+        assert!(lab.connects(ALLOWED) && !lab.connects(OTHER) && !lab.connects(REFUSED));
+        first.leave();
+        lab.settle(&first);
+        second.take_over(lock);
+        lab.look(&second);
+        lab.until(&second, Enforcer::Xdp, "");
+        assert!(lab.connects(OTHER) && !lab.connects(ALLOWED) && !lab.connects(REFUSED));
+        lab.look(&first);
+        lab.until(&first, Enforcer::Userspace, "another process of this edge keeps the filter");
+        assert_eq!(link_ids(&lab.pins), ids, "the same link, with another process's program");
+
+        // The end of the one before takes nothing with it, and the lock is the second one's.
+        drop(first);
+        lab.allow(&[ALLOWED]);
+        lab.look(&second);
+        assert!(lab.connects(ALLOWED) && !lab.connects(OTHER) && !lab.connects(REFUSED));
+        lab.settings.follows = false;
+        let other = lab.guard();
+        lab.until(&other, Enforcer::Userspace, "another edge holds the pins");
+    });
+}
+
+#[test]
+fn a_process_that_nobody_takes_over_from_has_the_filter_again() {
+    isolated("a_process_that_nobody_takes_over_from_has_the_filter_again", || {
+        let mut lab = Lab::new();
+        lab.allow(&[ALLOWED]);
+        let guard = lab.guard_until_xdp();
+        let ids = link_ids(&lab.pins);
+        for (now, before) in [(OTHER, ALLOWED), (ALLOWED, OTHER)] {
+            drop(lab.rest(&guard));
+            lab.allow(&[now]);
+            lab.look(&guard);
+            assert!(lab.connects(before) && !lab.connects(now), "the filter stands as it was");
+            guard.resume();
+            lab.look(&guard);
+            lab.until(&guard, Enforcer::Xdp, "");
+            assert!(lab.connects(now) && !lab.connects(before) && !lab.connects(REFUSED));
+        }
+        assert_eq!(link_ids(&lab.pins), ids);
+    });
+}
+
+#[test]
+fn a_process_that_is_given_no_lock_has_the_filter_once_it_is_free() {
+    isolated("a_process_that_is_given_no_lock_has_the_filter_once_it_is_free", || {
+        let mut lab = Lab::new();
+        lab.allow(&[ALLOWED]);
+        // A process of an older release gives none, and keeps the filter as long as it lives.
+        let first = lab.guard_until_xdp();
+        lab.settings.follows = true;
+        let second = lab.guard();
+        second.take_over(None);
+        lab.until(&second, Enforcer::Userspace, "another edge holds the pins");
+        lab.allow(&[OTHER]);
+        lab.look(&first);
+        lab.look(&second);
+        assert!(lab.connects(OTHER) && !lab.connects(ALLOWED));
+        drop(first);
+        lab.until(&second, Enforcer::Xdp, "");
+        assert!(lab.connects(OTHER) && !lab.connects(ALLOWED));
+    });
+}
+
+#[test]
+fn a_filter_that_cannot_be_taken_over_is_taken_away() {
+    isolated("a_filter_that_cannot_be_taken_over_is_taken_away", || {
+        let mut lab = Lab::new();
+        lab.allow(&[ALLOWED]);
+        let first = lab.guard_until_xdp();
+        assert!(!lab.connects(REFUSED));
+        lab.settings.follows = true;
+        lab.settings.object = b"no program";
+        let second = lab.guard();
+        let lock = lab.rest(&first);
+        first.leave();
+        lab.settle(&first);
+        second.take_over(lock);
+        lab.settle(&second);
+        lab.until(&second, Enforcer::Userspace, "");
+        assert!(lab.connects(REFUSED) && !lab.pins.exists(), "nobody would keep its lists");
+    });
+}
+
+#[test]
 fn an_interface_that_goes_and_comes_back_is_guarded_again() {
     isolated("an_interface_that_goes_and_comes_back_is_guarded_again", || {
         let mut lab = Lab::new();

@@ -299,6 +299,11 @@ impl Lab {
         self.control.iter_mut().chain(self.edge.iter_mut())
     }
 
+    /// The running edge, for a test that starts another one beside it.
+    pub fn take_edge(&mut self) -> Result<Daemon> {
+        self.edge.take().context("the edge does not run")
+    }
+
     /// SIGKILL to control.
     pub fn kill_control(&mut self) {
         self.control = None;

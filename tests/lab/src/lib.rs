@@ -13,6 +13,7 @@ pub mod fleet;
 pub mod flood;
 pub mod guarded;
 pub mod guide;
+pub mod hand_over;
 pub mod history;
 pub mod hosts;
 pub mod http;

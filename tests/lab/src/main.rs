@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use ebbgate_lab::{fleet, flood, kills, linear, netns, rest, up};
+use ebbgate_lab::{fleet, flood, hand_over, kills, linear, netns, rest, up};
 
 /// Starts Ebbgate's programs with all that stands around them
 #[derive(Parser)]
@@ -30,6 +30,8 @@ enum Verb {
     Fleet(fleet::Args),
     /// Read and write through two controls while etcd's leader fails, and check that the history is linearizable
     Linear(linear::Args),
+    /// Stand between two processes of an edge at a hand-over, and kill one of them at one of its messages
+    HandOver(hand_over::Args),
     /// Serve the clinic's REST API
     ClinicRest {
         /// Address to serve on
@@ -59,6 +61,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Kills(args) => kills::run_verb(&args),
         Verb::Fleet(args) => fleet::run_verb(&args),
         Verb::Linear(args) => linear::run_verb(&args),
+        Verb::HandOver(args) => hand_over::run(&args),
         Verb::ClinicRest { listen, jwks } => rest::serve(listen, &jwks),
     }
 }

@@ -143,7 +143,8 @@ async fn to_process(
     before: &mut Vec<Before>,
 ) -> NoWay {
     let process = Arc::clone(process);
-    let connected = spawn_blocking(move || process.connect(Purpose::Carry)).await.map_err(io::Error::other);
+    let connected =
+        spawn_blocking(move || process.connect(Purpose::Carry, &[])).await.map_err(io::Error::other);
     match connected.flatten().and_then(UnixStream::from_std) {
         Ok(stream) => carry(shard, way, stream, before).await,
         Err(error) => error.into(),

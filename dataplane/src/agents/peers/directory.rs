@@ -14,6 +14,7 @@ use ebbgate_model::{AccountId, CredentialId, EdgeId, EndpointId, TunnelSessionId
 use tokio::time::{Duration, Instant, sleep};
 
 use super::super::bind::Has;
+use super::super::own_tls::OwnTls;
 use super::super::session::ENDPOINTS_MAX;
 use super::limits::{WAY_STREAMS_MAX, WAYS_MAX};
 use super::offered::{self, Offer};
@@ -66,6 +67,8 @@ struct Peer {
 struct Session {
     named: u64,
     report: Arc<SessionReport>,
+    /// Endpoints with their agents' own certificates, of a session at an older process.
+    own_tls: BTreeMap<EndpointId, OwnTls>,
     served: BTreeMap<EndpointId, Served>,
     /// Under which names of processes it is found.
     processes: BTreeSet<Box<str>>,
@@ -108,7 +111,7 @@ impl Directory {
             ToEdge::Peer(peer) => self.table().peer(edge, peer),
             ToEdge::PeerGone { edge: gone } => self.table().gone(edge, gone),
             ToEdge::PeerSession { edge: at, session, report } => {
-                self.table().session(edge, (at, session), report);
+                self.table().session(edge, (at, session), report, BTreeMap::new());
             }
             ToEdge::PeerSessionEnded { edge: at, session } => self.table().ended(edge, (at, session)),
             ToEdge::PeersTold => {
@@ -246,7 +249,13 @@ impl Table {
         edge.peers.set_way(gone, None);
     }
 
-    fn session(&mut self, edge: &Edge, at: (EdgeId, TunnelSessionId), report: Arc<SessionReport>) {
+    fn session(
+        &mut self,
+        edge: &Edge,
+        at: (EdgeId, TunnelSessionId),
+        report: Arc<SessionReport>,
+        own_tls: BTreeMap<EndpointId, OwnTls>,
+    ) {
         let feed = self.feed;
         let Some(peer) = self.peers.get_mut(&at.0) else { return };
         if peer.older.is_none() && peer.about.reach.peers.is_empty() {
@@ -263,6 +272,7 @@ impl Table {
                 {
                     return tracing::error!(peer = %at.0, session = %at.1, "a session elsewhere changed its owner; ignored");
                 }
+                session.own_tls = own_tls;
                 if session.report == report {
                     return;
                 }
@@ -275,7 +285,8 @@ impl Table {
                 self.by_account.entry(report.account).or_default().insert(at);
                 self.by_credential.entry(report.credential).or_default().insert(at);
                 let (served, processes, shown) = (BTreeMap::new(), BTreeSet::new(), Shown::default());
-                peer.sessions.insert(at.1, Session { named: feed, report, served, processes, shown });
+                let session = Session { named: feed, report, own_tls, served, processes, shown };
+                peer.sessions.insert(at.1, session);
             }
         }
         if !std::mem::replace(&mut peer.has_ways, true) {
@@ -336,7 +347,8 @@ impl Table {
             let mut before = session.served.remove(id);
             let place = Elsewhere { edge: at.0, account: report.account, session: at.1, endpoint: *id };
             let endpoint = before.as_ref().map(|served| served.endpoint.as_ref());
-            let offer = Offer { way, at: place, session: &report, report: said, before: endpoint };
+            let own_tls = session.own_tls.get(id);
+            let offer = Offer { way, at: place, session: &report, report: said, own_tls, before: endpoint };
             match offer.endpoint(tables, has) {
                 Ok(endpoint) if peer.older.is_some() && shown::is_at_home(edge, &endpoint) => {
                     session.shown.supersede(*id);

@@ -10,6 +10,7 @@ use ebbgate_model::{EndpointId, Scheme};
 use ebbgate_policy::{AgentFacts, EndpointFacts, Engine, MemberFacts};
 
 use super::super::bind::{self, Has};
+use super::super::own_tls::OwnTls;
 use super::super::refusal::Refusal;
 use crate::net::tls::default_settings;
 use crate::state::endpoint::{Endpoint, Kind};
@@ -28,6 +29,8 @@ pub(super) struct Offer<'a> {
     pub(super) session: &'a SessionReport,
     /// What is said of it.
     pub(super) report: &'a AgentEndpointReport,
+    /// What an older process of this edge told of its certificate.
+    pub(super) own_tls: Option<&'a OwnTls>,
     /// The same endpoint as it was served before.
     pub(super) before: Option<&'a Endpoint>,
 }
@@ -37,7 +40,7 @@ impl Offer<'_> {
     pub(super) fn endpoint(&self, tables: &Tables, has: &Has) -> Result<Arc<Endpoint>, Refusal> {
         let Self { session, report, .. } = self;
         let refused = |message: &str| Refusal { code: None, message: message.to_owned() };
-        let elsewhere = report.elsewhere.as_deref();
+        let elsewhere = report.elsewhere.as_deref().or(self.own_tls.map(|own| &own.elsewhere));
         let elsewhere = elsewhere.ok_or_else(|| refused("its own edge alone can serve it"))?;
         let credential = tables.credential_spec(session.credential).filter(|c| c.account == session.account);
         let credential = credential.ok_or_else(|| refused("its credential is not known here"))?;
@@ -69,7 +72,7 @@ impl Offer<'_> {
                 // Which version is the business of its own edge, which makes the header.
                 proxy_protocol: (elsewhere.shared_by == SharedBy::Visitor).then_some(ProxyProtocol::V2),
                 tls_termination: (elsewhere.ends_tls && report.url.scheme() == Scheme::Tls)
-                    .then(default_settings),
+                    .then(|| self.own_tls.map_or_else(default_settings, OwnTls::settings)),
                 health: before.map_or_else(Arc::default, |agent| Arc::clone(&agent.health)),
                 shows_client: elsewhere.shared_by == SharedBy::Source,
                 identity: elsewhere.identity.as_str().into(),

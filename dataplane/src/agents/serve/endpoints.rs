@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use ebbgate_model::feed::{
-    AgentEndpointReport, Drain, DrainReport, HealthReport, ServedElsewhere, SessionReport, SharedBy,
+    AgentEndpointReport, Drain, DrainReport, HealthReport, ServedElsewhere, SessionReport,
 };
 use ebbgate_model::{Binding, EndpointId, EndpointUrl, ErrorCode, Scheme};
 use ebbgate_policy::{AgentFacts, CheckContext, EndpointFacts, Engine, MemberFacts, Owner, TlsSettings};
@@ -13,6 +13,7 @@ use ebbgate_wire::rpc::{Bind, BindReply, Family, PatchTunnelState, Requested};
 use ebbgate_wire::ticket::BindToken;
 
 use super::super::bind::{self, Has, Place, Wanted};
+use super::super::own_tls::served_elsewhere;
 use super::super::refusal::Refusal;
 use super::super::secrets;
 use super::super::session::{AgentSession, Bound, ENDPOINTS_MAX, NotReplaced, text_bytes, with_engine};
@@ -389,17 +390,7 @@ fn elsewhere(wanted: &Wanted, endpoint: &Endpoint, lent_port: Option<u16>) -> Op
     if agent.tls_termination.as_ref().is_some_and(has_own) {
         return None;
     }
-    Some(Box::new(ServedElsewhere {
-        identity: agent.identity.to_string(),
-        guard: wanted.guard.clone(),
-        shared_by: match agent {
-            AgentRef { proxy_protocol: Some(_), .. } => SharedBy::Visitor,
-            AgentRef { shows_client: true, .. } => SharedBy::Source,
-            _ => SharedBy::Everybody,
-        },
-        ends_tls: agent.tls_termination.is_some(),
-        lent_port: lent_port.is_some(),
-    }))
+    Some(Box::new(served_elsewhere(agent, wanted.guard.as_ref(), lent_port.is_some())))
 }
 
 /// By what operators know the endpoint; what they said of it is added when it is reported.

@@ -55,7 +55,7 @@ fn session(tables: &Tables) -> AgentSession {
                 started_at: 0,
                 transport: String::new(),
                 refusals: ebbgate_model::feed::CommandRefusals::default(),
-                endpoints: std::collections::BTreeMap::new(),
+                endpoints: BTreeMap::new(),
             },
             bound: Vec::new(),
             over: false,

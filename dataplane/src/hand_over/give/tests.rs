@@ -28,8 +28,8 @@ impl Host for Fake {
         Ok(Frozen { given, generation: 7, quic_generation: 3, incarnation: Some("first".into()) })
     }
 
-    fn stop(&mut self) -> io::Result<Stopped> {
-        self.calls.push("stop");
+    fn stop(&mut self, takes_filter: bool) -> io::Result<Stopped> {
+        self.calls.push(if takes_filter { "stop" } else { "stop as before" });
         let item = Item { port: Some(9), ..Item::named("tcp") };
         Ok(Stopped { given: vec![(item, self.late.try_clone()?.into())], closed: vec![8] })
     }
@@ -65,7 +65,7 @@ fn a_process_that_takes_over_has_every_socket_and_what_waits_in_it() {
         sockets[0].accept().unwrap();
         let ports = taken.late.ports();
         assert!(taken.closed == [8] && ports.len() == 1 && ports[0].0 == 9 && ports[0].1.sockets.len() == 1);
-        taken.serving();
+        taken.serving().unwrap();
     });
     assert_eq!((given.unwrap(), &fake.calls[..]), (std::process::id(), &["freeze", "stop"][..]));
 }
@@ -78,7 +78,8 @@ fn a_process_that_ends_at_any_step_changes_nothing() {
         (|channel| channel.send(&"gibberish", &[], wait()).unwrap(), &["resume"]),
         (
             |channel| {
-                let hello = FromNewer::Hello { format: 99, version: "9.0".into(), pid: 1 };
+                let hello =
+                    FromNewer::Hello { format: 99, version: "9.0".into(), pid: 1, takes_filter: true };
                 channel.send(&hello, &[], wait()).unwrap();
                 let refused = channel.receive::<FromOlder>(wait()).unwrap().unwrap().0;
                 assert!(matches!(refused, FromOlder::Refused { reason } if reason.contains("format 99")));
@@ -130,7 +131,9 @@ fn when_the_older_process_ends_at_any_step_the_newer_one_serves_only_if_it_was_t
         let taken = take(other).unwrap().hand.ready();
         assert_eq!(taken.is_ok(), serves);
         // Without an older process that hears it, it serves all the same.
-        taken.into_iter().for_each(crate::hand_over::Taken::serving);
+        for taken in taken {
+            taken.serving().unwrap();
+        }
         older.join().unwrap();
     }
 }
@@ -142,4 +145,37 @@ fn names_that_nobody_asks_for_are_told() {
     handed.keep([(Item::named("peers"), socket.into())].into_iter());
     assert!(handed.listener("http").is_none() && handed.ports().is_empty());
     assert_eq!(handed.names(), ["peers"]);
+}
+
+#[test]
+fn the_filter_stays_where_it_is_with_a_process_that_does_not_say_that_it_takes_it() {
+    let (fake, given) = give_to(|channel| {
+        let say = |message: &serde_json::Value| channel.send(message, &[], wait()).unwrap();
+        say(&serde_json::json!({ "type": "hello", "format": 1, "version": "0.1.0", "pid": 1 }));
+        let (_, descriptors) = channel.receive::<FromOlder>(wait()).unwrap().unwrap();
+        say(&serde_json::json!({ "type": "received", "descriptors": descriptors.len() }));
+        let (prepare, _) = channel.receive::<FromOlder>(wait()).unwrap().unwrap();
+        assert!(matches!(prepare, FromOlder::Prepare { .. }));
+        say(&serde_json::json!({ "type": "ready" }));
+    });
+    assert!(given.is_err());
+    assert_eq!(fake.calls, ["freeze", "stop as before", "resume"]);
+}
+
+#[test]
+fn a_process_that_serves_too_late_ends() {
+    let (channel, other) = Channel::pair().unwrap();
+    let older = thread::spawn(move || {
+        let hear = || drop(channel.receive::<FromNewer>(wait()).unwrap().unwrap());
+        let say = |message: &FromOlder| channel.send(message, &[], wait()).unwrap();
+        hear();
+        say(&FromOlder::Prepare { generation: 1, quic_generation: 1, incarnation: None });
+        hear();
+        say(&FromOlder::Go { closed: Vec::new() });
+        hear();
+        say(&FromOlder::Refused { reason: "it was to serve in time".into() });
+    });
+    let late = take(other).unwrap().hand.ready().unwrap().serving().unwrap_err().to_string();
+    assert!(late.contains("goes on: it was to serve in time"), "{late}");
+    older.join().unwrap();
 }

@@ -4,6 +4,7 @@
 //! An agent of which another session serves the same here is served by that one: what it has at the older process is superseded,
 //! for good, endpoint by endpoint.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ebbgate_model::feed::{EdgeReach, PeerEdge, SessionReport};
@@ -11,6 +12,7 @@ use ebbgate_model::{CredentialId, EdgeId, EndpointId, TunnelSessionId};
 use tokio::sync::mpsc;
 
 use super::super::super::line::Asked;
+use super::super::super::own_tls::OwnTls;
 use super::super::shown::{Older, is_same};
 use super::{Directory, Served, Table, process_of, withdraw};
 use crate::state::edge::Edge;
@@ -44,10 +46,11 @@ impl Directory {
         edge: &Edge,
         at: (EdgeId, TunnelSessionId),
         report: Arc<SessionReport>,
+        own_tls: BTreeMap<EndpointId, OwnTls>,
         moves: bool,
     ) {
         let mut table = self.table();
-        table.session(edge, at, report);
+        table.session(edge, at, report, own_tls);
         table.show(edge, at, Some(moves));
     }
 
