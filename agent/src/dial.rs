@@ -95,7 +95,9 @@ pub enum DialError {
     #[error(transparent)]
     Proxy(#[from] ProxyError),
     /// The edge's certificate or protocol is not acceptable.
-    #[error("TLS with {target} failed: {source}; check connect_url and connect_cas")]
+    #[error(
+        "TLS with {target} failed: {source}; check connect_url, connect_cas and the clock of this machine"
+    )]
     Tls {
         /// The edge.
         target: String,

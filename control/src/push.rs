@@ -3,6 +3,7 @@
 //! `push::plans` turns revisions into changes of `push::published`, `push::outbox` decides what an edge gets next, `push::feed` is one edge's
 //! connection, `push::server` the listener. What a Program says is `plan`'s business.
 
+mod clocks;
 mod feed;
 mod outbox;
 mod planned;

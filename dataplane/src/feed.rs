@@ -12,7 +12,6 @@ pub mod installer;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use ebbgate_model::feed::{BEAT_SECS, FEED_PATH, FEED_VERSION, FromEdge, Lines, ToEdge, write_line};
@@ -24,6 +23,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Duration, Instant, interval, sleep, sleep_until, timeout, timeout_at};
 
 use crate::agents::Agents;
+use crate::state::clock;
 use crate::state::edge::{Edge, Stage};
 use crate::state::objects::Objects;
 use crate::state::random;
@@ -113,7 +113,7 @@ impl Feed {
             version: env!("CARGO_PKG_VERSION").into(),
             generation: self.edge.generation(),
             digest: self.digest(),
-            unix_secs: unix_secs(),
+            unix_secs: clock::unix_secs(),
             core_rule_set: self.edge.waf.is_some(),
             handed_over: self.has_handed_over(),
             reach: self.edge.peers.own(),
@@ -194,7 +194,7 @@ impl Feed {
                 }
                 _ = beat.tick() => {
                     self.edge.retry_ports();
-                    send(lines, &FromEdge::Beat).await?;
+                    send(lines, &here()).await?;
                 }
             }
         }
@@ -334,7 +334,7 @@ async fn alive<T>(work: impl Future<Output = T>, lines: &mpsc::Sender<Bytes>) ->
     loop {
         match timeout(Duration::from_secs(BEAT_SECS), &mut work).await {
             Ok(done) => return Ok(done),
-            Err(_) => send(lines, &FromEdge::Beat).await?,
+            Err(_) => send(lines, &here()).await?,
         }
     }
 }
@@ -391,10 +391,9 @@ async fn send_piece(lines: &mpsc::Sender<Bytes>, piece: Bytes) -> Result<(), Fee
     sent.map_err(|_| FeedError::Closed)
 }
 
-/// This machine's clock, for the operator to compare.
-fn unix_secs() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+/// A sign of life, with this machine's clock for the operator to compare.
+fn here() -> FromEdge {
+    FromEdge::Beat { unix_secs: clock::unix_secs() }
 }
 
 /// How long control may be without a beat, or without reading.
@@ -409,9 +408,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn control_that_does_not_read_is_left() {
         let (lines, _unread) = mpsc::channel(1);
-        send(&lines, &FromEdge::Beat).await.unwrap();
+        send(&lines, &here()).await.unwrap();
         let began = Instant::now();
-        let stuck = timeout(Duration::from_hours(1), send(&lines, &FromEdge::Beat)).await;
+        let stuck = timeout(Duration::from_hours(1), send(&lines, &here())).await;
         assert!(matches!(stuck, Ok(Err(FeedError::Silent))));
         assert_eq!(began.elapsed(), silence());
     }

@@ -183,6 +183,7 @@ fn certify(app: &App, authorities_pem: &str, edge: EdgeId, csr: &str) -> Result<
         edge,
         certificate_pem: pair.certificate_pem,
         authorities_pem: authorities_pem.to_owned(),
+        not_before: pair.not_before,
         not_after: pair.not_after,
     })
 }

@@ -14,12 +14,12 @@ use hyper::body::Body;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 
+use super::clocks::EdgeClock;
 use super::outbox::{Answered, Outbox, Unasked};
 use super::planned::Planned;
 use super::published::Published;
 use super::tallies::Tallies;
 use super::wanted::Wanted;
-use crate::clock::{Clock, SystemClock};
 use crate::events::Events;
 use crate::events::traffic::Traffic;
 use crate::metrics::Metrics;
@@ -193,9 +193,8 @@ impl Feeds {
         } else {
             self.presence.join(edge, version, generation)
         };
-        if unix_secs > 0 {
-            hold.clock_ahead(unix_secs.saturating_sub(SystemClock.unix_secs()));
-        }
+        let mut clock = EdgeClock::default();
+        clock.hear(unix_secs, edge, &hold);
         hold.set_core_rule_set(core_rule_set);
         hold.set_reach(reach.checked());
         let outbox = Outbox::new(generation, digest);
@@ -204,6 +203,7 @@ impl Feeds {
             shared: self,
             edge,
             hold,
+            clock,
             outbox,
             waiting: None,
             said: now,
@@ -226,6 +226,7 @@ struct Feed<'a> {
     shared: &'a Feeds,
     edge: EdgeId,
     hold: Hold,
+    clock: EdgeClock,
     outbox: Outbox,
     /// The line that goes out next.
     waiting: Option<Bytes>,
@@ -377,7 +378,8 @@ impl Feed<'_> {
                 drop(state);
                 self.answered(generation, answered);
             }
-            FromEdge::Hello { .. } | FromEdge::Beat | FromEdge::Unknown => {}
+            FromEdge::Beat { unix_secs } => self.clock.hear(unix_secs, self.edge, &self.hold),
+            FromEdge::Hello { .. } | FromEdge::Unknown => {}
         }
     }
 

@@ -55,6 +55,7 @@ macro_rules! on_both_engines {
 on_both_engines! {
     each_control_knows_the_edges_of_the_other_and_what_they_have,
     an_edge_that_goes_to_another_control_never_flickers,
+    a_control_whose_feed_broke_takes_no_edge_from_the_one_that_has_it,
     what_a_dead_control_told_ends_with_its_lease_and_is_swept,
     a_thousand_sessions_at_once_are_few_writes,
     what_cannot_be_read_is_skipped,
@@ -224,6 +225,20 @@ async fn an_edge_that_goes_to_another_control_never_flickers(store: Shared) {
     }
     let is_loss = |told: &&ToEdge| matches!(told, ToEdge::PeerGone { .. } | ToEdge::PeerSessionEnded { .. });
     assert_eq!(told.iter().find(is_loss), None);
+}
+
+async fn a_control_whose_feed_broke_takes_no_edge_from_the_one_that_has_it(store: Shared) {
+    let (one, two, three) = (control(&store, "one:1"), control(&store, "two:1"), control(&store, "three:1"));
+    // It says nothing before its feed breaks, so that others are told of it only later.
+    let (silent, _commands) = one.presence.join(edge(1), "1".into(), 3);
+    drop(silent);
+    let _has = join(&two, 1, &[1, 2]);
+    until("the third to know it", || three.fed_by(1) == Some("two:1".into())).await;
+    until("the first to follow", || {
+        assert_eq!((three.fed_by(1), three.sessions()), (Some("two:1".into()), vec![1, 2]));
+        one.fed_by(1) == Some("two:1".into())
+    })
+    .await;
 }
 
 async fn what_a_dead_control_told_ends_with_its_lease_and_is_swept(store: Shared) {

@@ -339,7 +339,11 @@ pub enum FromEdge {
     /// A request was answered.
     Request(Box<RequestEvent>),
     /// I am here.
-    Beat,
+    Beat {
+        /// The edge's clock, in seconds since 1970; 0: it does not say.
+        #[serde(default)]
+        unix_secs: i64,
+    },
     /// A message of a newer peer.
     #[serde(other)]
     Unknown,

@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::TLS13;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
@@ -64,7 +64,22 @@ pub(super) async fn connect(
     let tls = tls.ok_or(FeedError::NoIdentity)?;
     let stream = TcpStream::connect(address.as_str()).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
-    Ok(Box::new(TlsConnector::from(Arc::clone(tls)).connect(name, stream).await.map_err(failed)?))
+    let secured = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await;
+    Ok(Box::new(secured.map_err(|source| {
+        if is_of_another_time(&source) {
+            FeedError::Clock { control: control.clone(), source }
+        } else {
+            failed(source)
+        }
+    })?))
+}
+
+/// Whether a certificate was refused because it has ended, or has not begun.
+fn is_of_another_time(error: &std::io::Error) -> bool {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    let refused = error.get_ref().and_then(|error| error.downcast_ref());
+    let Some(rustls::Error::InvalidCertificate(refused)) = refused else { return false };
+    matches!(refused, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
 }
 
 /// Sends one request on a stream of its own. The task drives it and must be kept until the answer is read.

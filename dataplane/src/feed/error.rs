@@ -22,6 +22,24 @@ pub enum FeedError {
         /// What the kernel says.
         source: std::io::Error,
     },
+    /// Control's certificate is of another time than this machine's.
+    #[error("a clock is wrong, that of this machine or that of control at {control}: {source}")]
+    Clock {
+        /// Which control.
+        control: Control,
+        /// The two times.
+        source: std::io::Error,
+    },
+    /// What control made begins later than now.
+    #[error(
+        "the certificate that control at {control} made begins {secs} s from now: a clock is wrong, that of this machine or control's"
+    )]
+    FromTheFuture {
+        /// Which control.
+        control: String,
+        /// How long until it begins.
+        secs: i64,
+    },
     /// A control of another machine, and nothing to prove this edge with.
     #[error(
         "this edge has not joined: run `ebbgate-edge join STRING` with a string of `ebbgate-control edge join`"

@@ -17,6 +17,7 @@ use super::address::{Control, IdentityError};
 use super::control;
 use super::error::FeedError;
 use crate::net::tls::{PeerTls, PeerTlsError};
+use crate::state::clock;
 use crate::state::disk::Disk;
 use crate::state::edge::Edge;
 use crate::state::identity::Identity;
@@ -66,6 +67,7 @@ pub async fn join(saved: &Saved, join: &EdgeJoinString) -> Result<Identity, Join
     for control in &controls {
         match call(control, &tls, JOIN_PATH, &asked).await {
             Ok(enrolled) => {
+                in_force(control, &enrolled, clock::unix_secs())?;
                 let identity = Identity::new(enrolled, controls.clone(), key_pem);
                 saved.save_identity(&identity)?;
                 return Ok(identity);
@@ -107,6 +109,14 @@ async fn call(
         serde_json::from_slice(&answer.to_bytes()).map_err(|error| FeedError::Answer(error.to_string()))
     };
     timeout(Duration::from_secs(CALL_SECS_MAX), calling).await.map_err(|_| FeedError::Silent)?
+}
+
+/// Refuses a certificate that begins later than now: whoever has the right time would refuse it, and the one before would be lost.
+fn in_force(control: &str, enrolled: &Enrolled, now_unix_secs: i64) -> Result<(), FeedError> {
+    match enrolled.not_before.saturating_sub(now_unix_secs) {
+        secs @ 1.. => Err(FeedError::FromTheFuture { control: control.to_owned(), secs }),
+        _ => Ok(()),
+    }
 }
 
 /// TLS towards other edges.
@@ -175,6 +185,10 @@ impl Member {
             let (key_pem, csr) = key()?;
             match call(control, &tls, RENEW_PATH, &RenewRequest { csr }).await {
                 Ok(enrolled) => {
+                    if let Err(error) = in_force(control, &enrolled, clock::unix_secs()) {
+                        last = error;
+                        continue;
+                    }
                     let new = Identity::new(enrolled, old.controls.clone(), key_pem);
                     let tls = control::tls(&new.authorities_pem, Some(&new)).map_err(FeedError::from)?;
                     *self.now.lock().unwrap_or_else(PoisonError::into_inner) = (new.clone(), tls);
@@ -189,5 +203,28 @@ impl Member {
             }
         }
         Err(last.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ebbgate_model::{EdgeId, Ksuid};
+
+    #[test]
+    fn a_certificate_of_a_control_whose_clock_is_ahead_takes_no_other_s_place() {
+        let enrolled = |not_before| Enrolled {
+            edge: EdgeId::new(Ksuid::new(1_700_000_000, [1; 16])),
+            certificate_pem: String::new(),
+            authorities_pem: String::new(),
+            not_before,
+            not_after: not_before + 1,
+        };
+        let said = |not_before| in_force("a:1", &enrolled(not_before), 10_000).map_err(|e| e.to_string());
+        for begun in [0, 6_400, 10_000] {
+            assert_eq!(said(begun), Ok(()));
+        }
+        let refused = said(92_800).unwrap_err();
+        assert!(refused.contains("82800 s from now") && refused.contains("clock"), "{refused}");
     }
 }

@@ -28,7 +28,7 @@ pub struct Identity {
 impl Identity {
     /// What control answered, with the key that was asked for.
     pub fn new(enrolled: Enrolled, controls: Vec<String>, key_pem: String) -> Self {
-        let Enrolled { edge, certificate_pem, authorities_pem, not_after } = enrolled;
+        let Enrolled { edge, certificate_pem, authorities_pem, not_after, .. } = enrolled;
         Self { edge, controls, certificate_pem, key_pem, authorities_pem, not_after }
     }
 

@@ -385,7 +385,7 @@ mod tests {
         let dropped = Counter::default();
         let (reports, _queue) = Reports::new(dropped.clone());
         for _ in 0..EVENTS_MAX + 3 {
-            reports.event(FromEdge::Beat);
+            reports.event(FromEdge::Draining);
         }
         assert_eq!(dropped.get(), 3);
     }

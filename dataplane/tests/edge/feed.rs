@@ -43,7 +43,7 @@ impl Control {
     async fn next(&mut self) -> FromEdge {
         loop {
             let message = self.from_edge.recv().await.expect("the edge closed the feed");
-            if !matches!(message, FromEdge::Beat | FromEdge::AddressData { .. }) {
+            if !matches!(message, FromEdge::Beat { .. } | FromEdge::AddressData { .. }) {
                 return message;
             }
         }

@@ -47,6 +47,9 @@ pub struct Enrolled {
     pub certificate_pem: String,
     /// What it is to trust from now on, PEM.
     pub authorities_pem: String,
+    /// Begin of the certificate in Unix seconds; 0: a control of an older release does not say.
+    #[serde(default)]
+    pub not_before: i64,
     /// End of the certificate in Unix seconds.
     pub not_after: i64,
 }
