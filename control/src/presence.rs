@@ -27,7 +27,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::clock::UnixSecs;
 use crate::store::Revision;
 pub use edges::{Command, RemoteCommand};
-pub use head::{About, Head};
+pub use head::{About, Enforced, Head};
 pub use hold::Hold;
 pub use others::{Sessions, Told};
 pub use own::OwnEdge;
@@ -81,6 +81,8 @@ pub struct LiveEdge {
     pub connected: bool,
     /// Seconds by which its clock was ahead of this control's when it connected; None: it did not say.
     pub clock_ahead_secs: Option<UnixSecs>,
+    /// Where it stops those whom allowlists leave out.
+    pub enforcement: Enforced,
     /// Where it is reached.
     pub reach: EdgeReach,
     /// Whether it is about to end.
@@ -208,6 +210,7 @@ impl Presence {
             sessions: entry.sessions.len(),
             connected: entry.is_connected(),
             clock_ahead_secs: entry.clock_ahead_secs,
+            enforcement: entry.enforced(),
             reach: entry.reach.clone(),
             draining: edges.is_draining(*id, entry),
             elsewhere: match &entry.feed {

@@ -72,6 +72,7 @@ fn shown(id: EdgeId, joined: Option<&FleetEdge>, live: Option<&LiveEdge>, held: 
         "held": held,
         "draining": live.is_some_and(|edge| edge.draining),
         "clock_ahead_secs": live.and_then(|edge| edge.clock_ahead_secs),
+        "enforcement": live.map(|edge| edge.enforcement),
         "refused": refused.map(|(generation, reason)| json!({ "generation": generation, "reason": reason })),
     })
 }
@@ -155,6 +156,9 @@ async fn remove(
 
 #[cfg(test)]
 mod tests {
+    use ebbgate_model::EndpointId;
+    use ebbgate_model::feed::{EnforcementReport, Enforcer};
+
     use super::super::testing::{call, text};
     use super::*;
     use crate::app::Settings;
@@ -189,15 +193,24 @@ mod tests {
         let (peers, agents) = ("own.test:4485".to_owned(), String::new());
         hold.set_reach(EdgeReach { incarnation: "first".into(), peers, agents });
         hold.drains();
+        let report = |by| {
+            let (reason, interfaces, dropped) = (String::new(), BTreeMap::new(), BTreeMap::new());
+            EnforcementReport { by, reason, interfaces, passed: 0, dropped }
+        };
+        let endpoint = || EndpointId::new(lab.app.ksuid());
+        let reports = [Enforcer::Xdp, Enforcer::Userspace, Enforcer::Xdp].map(|by| (endpoint(), report(by)));
+        hold.replace_enforcement(reports.into());
 
         let (_, listed) = call(&lab, "GET", "/edges", "", "").await;
         let edges = listed["edges"].as_array().unwrap();
         let of = |name: &Value| edges.iter().find(|edge| &edge["name"] == name).unwrap();
         let (own, paris) = (of(&Value::Null), of(&json!("paris")));
         assert_eq!((&own["connected"], &own["clock_ahead_secs"]), (&json!(true), &json!(-86_400)));
+        assert_eq!(own["enforcement"], json!({ "xdp": 2, "userspace": 1 }));
         let reach = (&own["incarnation"], &own["peers_at"], &own["agents_at"], &own["draining"]);
         assert_eq!(reach, (&json!("first"), &json!("own.test:4485"), &Value::Null, &json!(true)));
         assert_eq!((&paris["id"], &paris["connected"]), (&json!(edge), &json!(false)));
+        assert_eq!(paris["enforcement"], Value::Null, "nothing is known of it");
         let (_paris, _commands) = lab.app.presence.join(edge, "1".into(), 3);
 
         let path = format!("/edges/{edge}/canary");

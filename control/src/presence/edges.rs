@@ -8,7 +8,7 @@ use ebbgate_model::feed::{CommandOutcome, EdgeReach, EnforcementReport, SessionC
 use ebbgate_model::{AccountId, EdgeId, EndpointId, TunnelSessionId};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::head::{About, Head};
+use super::head::{About, Enforced, Head};
 use super::news::News;
 use super::others::{Effect, Others, Sessions, Told};
 use super::own::{OwnEdge, Untold};
@@ -70,6 +70,7 @@ pub(super) struct Entry {
     pub(super) applied: u64,
     pub(super) refused: Option<(u64, String)>,
     pub(super) sessions: Sessions,
+    /// Known of edges that are fed here alone.
     pub(super) enforcement: BTreeMap<EndpointId, EnforcementReport>,
     pub(super) address_data: BTreeSet<String>,
     pub(super) clock_ahead_secs: Option<UnixSecs>,
@@ -107,6 +108,14 @@ impl Entry {
             Feed::Open { .. } => true,
             Feed::Broken { .. } => false,
             Feed::Elsewhere(head) => head.about.connected,
+        }
+    }
+
+    /// Where the edge stops those whom allowlists leave out.
+    pub(super) fn enforced(&self) -> Enforced {
+        match &self.feed {
+            Feed::Elsewhere(head) => head.about.enforcement,
+            Feed::Open { .. } | Feed::Broken { .. } => Enforced::count(self.enforcement.values()),
         }
     }
 
@@ -307,6 +316,7 @@ impl Edges {
             connected: entry.is_connected(),
             clock_ahead_secs: entry.clock_ahead_secs,
             core_rule_set: entry.core_rule_set,
+            enforcement: entry.enforced(),
             address_data: entry.address_data.clone(),
             reach: entry.reach.clone(),
             draining: entry.draining || is_drained,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ebbgate_model::feed::EdgeReach;
+use ebbgate_model::feed::{EdgeReach, EnforcementReport, Enforcer};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixSecs;
@@ -42,12 +42,38 @@ pub struct About {
     pub clock_ahead_secs: Option<UnixSecs>,
     /// Whether it runs an OWASP Core Rule Set.
     pub core_rule_set: bool,
+    /// Where it stops those whom allowlists leave out.
+    pub enforcement: Enforced,
     /// What its databases of addresses have.
     pub address_data: BTreeSet<String>,
     /// Where it is reached.
     pub reach: EdgeReach,
     /// Whether it is about to end, or an operator took it out of service.
     pub draining: bool,
+}
+
+/// Endpoints with an allowlist at one edge, by where a refused source is stopped first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Enforced {
+    /// By the XDP program.
+    pub xdp: usize,
+    /// After the connection was accepted.
+    pub userspace: usize,
+}
+
+impl Enforced {
+    /// Counts what an edge reports of its endpoints.
+    pub(super) fn count<'a>(reports: impl IntoIterator<Item = &'a EnforcementReport>) -> Self {
+        let mut counts = Self::default();
+        for report in reports {
+            match report.by {
+                Enforcer::Xdp => counts.xdp += 1,
+                Enforcer::Userspace => counts.userspace += 1,
+            }
+        }
+        counts
+    }
 }
 
 impl About {

@@ -142,7 +142,13 @@ impl Hold {
 
     /// How the edge enforces the allowlist of every endpoint that has one; replaces what was known.
     pub fn replace_enforcement(&self, endpoints: BTreeMap<EndpointId, EnforcementReport>) {
-        self.change(|entry| entry.enforcement = endpoints);
+        self.change(|entry| {
+            let before = entry.enforced();
+            entry.enforcement = endpoints;
+            if entry.enforced() != before {
+                entry.untold.head();
+            }
+        });
     }
 
     /// What the edge's databases of addresses have; replaces what was known.

@@ -31,17 +31,32 @@ const GIVE_UP_MS: u64 = 100;
 /// How often that is looked for.
 const GIVE_UP_TRIES: usize = 100;
 
-/// Tells others of an edge as long as it is fed here.
+/// Seconds between two attempts at most.
+const RETRY_SECS_MAX: u64 = 8;
+
+/// Tells others of an edge as long as it is fed here. An outage of the store has one line for each edge.
 pub(super) async fn edge(sharing: &Sharing, edge: EdgeId) {
     // The newest feed by which this control has had the edge in the store.
-    let mut claimed = 0;
+    let (mut claimed, mut failures) = (0, 0);
     while sharing.presence.own_wake(edge).is_some() {
+        let began = Instant::now();
         if let Err(error) = tell(sharing, edge, &mut claimed).await {
             sharing.metrics.presence_failures.inc();
-            tracing::warn!(%edge, error = %ErrorChain(&error), "other controls are not told of an edge; trying again");
-            sleep(Duration::from_secs(RETRY_SECS)).await;
+            if began.elapsed() >= Duration::from_secs(LEASE_SECS) {
+                failures = 0;
+            }
+            if failures == 0 {
+                tracing::warn!(%edge, error = %ErrorChain(&error), "other controls are not told of an edge; trying again");
+            }
+            sleep(pause(failures)).await;
+            failures += 1;
         }
     }
+}
+
+/// The wait after an attempt that followed as many failures.
+fn pause(failures: u32) -> Duration {
+    Duration::from_secs(RETRY_SECS.saturating_mul(1 << failures.min(16)).min(RETRY_SECS_MAX))
 }
 
 /// Tells everything, then what changes. Ends when the edge is not fed here any more.
@@ -237,4 +252,15 @@ impl Telling<'_> {
 /// told of.
 fn is_no_newer_feed(own: &OwnEdge, claimed: u64) -> bool {
     !own.about.connected || own.joined <= claimed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_get_rarer_up_to_a_bound() {
+        let secs = |failures| pause(failures).as_secs();
+        assert_eq!([0, 1, 2, 3, 4, u32::MAX].map(secs), [1, 2, 4, 8, 8, 8]);
+    }
 }
