@@ -16,7 +16,7 @@ use crate::service;
 use crate::visitor::Visitor;
 
 /// Changes one byte of what follows `needle` on disk; control must not run.
-fn damage(lab: &TestLab, needle: &str, after: &str) -> Result<()> {
+pub(crate) fn damage(lab: &TestLab, needle: &str, after: &str) -> Result<()> {
     let path = lab.dir().join("control.db");
     let mut bytes = fs::read(&path)?;
     let at = find(&bytes, 0, needle.as_bytes()).context("the record is in the file")?;

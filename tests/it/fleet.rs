@@ -1,6 +1,7 @@
 //! Edges of other machines: they join with a string, are fed over mutual TLS, and are removed.
 
 pub(crate) mod across;
+mod canaries;
 mod controls;
 mod three;
 

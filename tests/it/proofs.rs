@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use ebbgate_lab::clock::DAY_SECS;
 use ebbgate_lab::kills::{self, Engine};
 use ebbgate_lab::lab::Programs;
 use ebbgate_lab::linear;
@@ -36,9 +37,10 @@ fn kills_of_control_and_of_etcd_lose_nothing() -> Result<()> {
 }
 
 /// The verb's lines.
-fn fleet() -> Result<Vec<Value>> {
+fn fleet(only: &str) -> Result<Vec<Value>> {
     let lab = workspace::program("ebbgate-lab", "ebbgate-lab")?;
-    let ran = Command::new(lab).args(["fleet", "--short", "--programs"]).arg(programs()).output()?;
+    let mut fleet = Command::new(lab);
+    let ran = fleet.args(["fleet", "--short", "--only", only, "--programs"]).arg(programs()).output()?;
     let said = String::from_utf8(ran.stdout)?;
     ensure!(ran.status.success(), "{said}{}", String::from_utf8_lossy(&ran.stderr));
     said.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
@@ -52,7 +54,7 @@ fn failures(seen: &Value) -> u64 {
 #[test]
 fn each_part_of_a_fleet_may_be_killed_cut_off_and_upgraded() -> Result<()> {
     let _turn = Turn::shared();
-    let lines = fleet()?;
+    let lines = fleet("partitions,upgrades,kills")?;
     let of = |what: &'static str| lines.iter().filter(move |line| !line[what].is_null());
     // The run itself waits until every visitor is served again after each fault.
     assert_eq!(of("killed").count(), 4, "{lines:?}");
@@ -64,7 +66,7 @@ fn each_part_of_a_fleet_may_be_killed_cut_off_and_upgraded() -> Result<()> {
             assert_eq!(failures(&kill["others"]), 0, "{kill}");
         }
     }
-    assert_eq!(of("upgraded").count(), 2, "{lines:?}");
+    assert_eq!(of("upgraded").count(), 4, "each edge, and one to a bad program: {lines:?}");
     for upgrade in of("upgraded") {
         let seen = &upgrade["all"];
         assert_eq!((failures(seen), seen["refused"].as_u64()), (0, Some(0)), "{upgrade}");
@@ -77,11 +79,43 @@ fn each_part_of_a_fleet_may_be_killed_cut_off_and_upgraded() -> Result<()> {
         );
         return Ok(());
     }
-    assert_eq!(of("cut").count(), 2, "{lines:?}");
+    assert_eq!(of("cut").count(), 4, "{lines:?}");
     for partition in of("cut") {
         assert_eq!(partition["all"]["failed_requests"], 0, "they wait, and go another way: {partition}");
         assert_eq!(failures(&partition["later"]), 0, "{partition}");
+        if partition["cut"].to_string().contains("control") {
+            assert_eq!(failures(&partition["all"]), 0, "control is not on the way of a visitor: {partition}");
+        }
     }
+    Ok(())
+}
+
+#[test]
+fn a_clock_that_is_a_day_off_is_named_and_is_no_other_machines_trouble() -> Result<()> {
+    let _turn = Turn::shared();
+    let lines = fleet("clocks")?;
+    let [edge_runs, edge_starts, control_starts] = lines.as_slice() else { panic!("{lines:?}") };
+    let is_a_day = |secs: &Value| secs.as_i64().is_some_and(|secs| (secs - DAY_SECS).abs() <= 60);
+    // Turned while it runs: control hears of it, and nothing follows.
+    ensure!(is_a_day(&edge_runs["edges_ahead_secs"][0]), "{edge_runs}");
+    for seen in ["own", "others"] {
+        assert_eq!(failures(&edge_runs[seen]), 0, "{edge_runs}");
+        ensure!(edge_runs[seen]["requests"].as_u64() > Some(0), "{edge_runs}");
+    }
+    // Started a day behind, an edge takes control's certificate for one of the future, and says so.
+    ensure!(edge_starts["edges_ahead_secs"][0].is_null(), "{edge_starts}");
+    let said = edge_starts["said"].as_str().unwrap_or_default();
+    ensure!(said.contains("a clock is wrong") && said.contains("not valid yet"), "{edge_starts}");
+    // So do the edges of a control that starts a day ahead. They go to the other one.
+    let said = control_starts["said"].as_str().unwrap_or_default();
+    ensure!(said.contains("a clock is wrong") && said.contains("not valid yet"), "{control_starts}");
+    let ahead = control_starts["edges_ahead_secs"].as_array().context("edges")?;
+    ensure!(ahead.iter().all(|secs| secs.as_i64().is_some_and(|secs| secs.abs() <= 60)), "{control_starts}");
+    for started in [edge_starts, control_starts] {
+        ensure!(started["others_later"]["requests"].as_u64() > Some(0), "{started}");
+        assert_eq!(failures(&started["others_later"]), 0, "{started}");
+    }
+    assert_eq!(failures(&control_starts["others"]), 0, "{control_starts}");
     Ok(())
 }
 

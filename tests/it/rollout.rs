@@ -1,5 +1,5 @@
-//! A change goes to a canary edge first: one that fails there is taken back by itself and seen nowhere else, while another
-//! account's goes on.
+//! A change goes to a canary edge first: one that fails there, or that it cannot use, is taken back by itself and seen nowhere
+//! else, while another account's goes on.
 
 use anyhow::{Context as _, Result, ensure};
 use ebbgate_lab::api::{Api, text};
@@ -7,6 +7,7 @@ use ebbgate_lab::test_lab::TestLab;
 use ebbgate_lab::wait::soon;
 use serde_json::{Value, json};
 
+use crate::damage::damage;
 use crate::fleet::{self, across};
 use crate::visitor::Visitor;
 
@@ -26,23 +27,31 @@ fn waiting(lab: &TestLab, endpoint: &str) -> Result<Option<Value>> {
     Ok(all.iter().find(|rollout| rollout["endpoint"] == endpoint).cloned())
 }
 
-fn answer(status: u16, body: &str) -> Value {
+pub(crate) fn answer(status: u16, body: &str) -> Value {
     let action = json!({"type": "custom-response", "config": {"status_code": status, "body": body}});
     json!({"on_http_request": [{"actions": [action]}]})
 }
 
 /// An endpoint of an account at a name of its own.
-fn endpoint(api: &Api, host: &str) -> Result<String> {
+pub(crate) fn endpoint(api: &Api, host: &str) -> Result<String> {
     api.create("/reserved_domains", &json!({ "domain": host, "region": "us" }))?;
     let made = ebbgate_lab::guide::cloud(api, &format!("https://{host}"), &answer(200, "before"))?;
     Ok(text(&made, "id")?.to_owned())
 }
 
-fn write(api: &Api, endpoint: &str, policy: &Value) -> Result<()> {
+pub(crate) fn write(api: &Api, endpoint: &str, policy: &Value) -> Result<()> {
     let body = json!({ "traffic_policy": policy.to_string() });
     let (status, said) = api.call("PATCH", &format!("/endpoints/{endpoint}"), Some(&body))?;
     ensure!(status == 200, "{status} {said}");
     Ok(())
+}
+
+/// Waits until a visitor is answered so.
+pub(crate) fn has(visitor: &Visitor, host: &str, status: u16, body: &str) -> Result<()> {
+    soon(&format!("{host} to answer {body}"), || {
+        let answer = visitor.get(host, "/", &[])?;
+        Ok((answer.status == status && answer.text() == body).then_some(()))
+    })
 }
 
 #[test]
@@ -66,12 +75,6 @@ fn a_change_that_fails_at_a_canary_is_taken_back_by_itself_and_anothers_goes_on(
         let answer = at_rome.get(host, "/", &[])?;
         ensure!((answer.status, answer.text().as_str()) == (200, "before"), "{host}: {}", answer.text());
         Ok(())
-    };
-    let has = |visitor: &Visitor, host: &str, status: u16, body: &str| {
-        soon(&format!("{host} to answer {body}"), || {
-            let answer = visitor.get(host, "/", &[])?;
-            Ok((answer.status == status && answer.text() == body).then_some(()))
-        })
     };
 
     ensure!(control(&lab, "edge", &["canary", &canary])?["canary"] == true);
@@ -133,4 +136,42 @@ fn a_change_that_fails_at_a_canary_is_taken_back_by_itself_and_anothers_goes_on(
     ensure!(gone.contains("rollout status"), "{gone}");
     ensure!(lab.control_command(&["rollout", "pause"]).is_err(), "one, or all");
     Ok(())
+}
+
+/// The change names a secret. Its record is damaged while the change waits, so that edges have the secret no longer.
+#[test]
+fn a_change_that_a_canary_refuses_is_taken_back_and_no_other_edge_has_it() -> Result<()> {
+    const HOST: &str = "secret.example.com";
+    let mut lab = fleet::lab()?;
+    let (paris, rome) = (across::edge(&lab, "paris", "127.0.0.2")?, across::edge(&lab, "rome", "127.0.0.3")?);
+    let api = lab.api()?;
+    let endpoint = endpoint(&api, HOST)?;
+    api.create("/vaults", &json!({ "name": "clinic" }))?;
+    let secret =
+        json!({ "name": "key", "value": "red", "vault_name": "clinic", "description": "to be damaged" });
+    let secret = text(&api.create("/vault_secrets", &secret)?, "id")?.to_owned();
+    let [at_paris, at_rome]: [Result<Visitor>; 2] =
+        [&paris, &rome].map(|edge| Ok(Visitor::of(&lab)?.at(edge.https())));
+    let (at_paris, at_rome) = (at_paris?, at_rome?);
+    at_paris.wait_https(HOST)?;
+    at_rome.wait_https(HOST)?;
+    lab.control_command(&["edge", "canary", &across::id(&paris)?])?;
+    lab.control_command(&["rollout", "set", "--soak-secs", "3600"])?;
+    write(&api, &endpoint, &answer(200, "${secrets.get('clinic', 'key')}"))?;
+    has(&at_paris, HOST, 200, "red").inspect_err(|_| lab.show_logs())?;
+    let same = || has(&at_rome, HOST, 200, "before");
+    same()?;
+
+    ensure!(lab.stop_control()?, "control had to be killed");
+    damage(&lab, &secret, "to be damage")?;
+    lab.start_control()?;
+    soon("the change to be taken back", || {
+        same()?;
+        Ok((waiting(&lab, &endpoint)?.context("it is kept")?["state"] == "returned").then_some(()))
+    })
+    .inspect_err(|_| lab.show_logs())?;
+    let reason = waiting(&lab, &endpoint)?.context("it is kept")?["reason"].to_string();
+    ensure!(reason.contains("refused it") && reason.contains("secret"), "{reason}");
+    has(&at_paris, HOST, 200, "before").inspect_err(|_| lab.show_logs())?;
+    same()
 }

@@ -86,8 +86,8 @@ pub(crate) const PROGRAMS: &[Program] = &[
     debian("sed", "sed", true),
     debian("true", "coreutils", true),
     debian("sha256sum", "coreutils", true),
+    debian("date", "coreutils", true),
     // Verbs alone.
-    debian("date", "coreutils", false),
     debian("timeout", "coreutils", false),
     debian("taskset", "util-linux", false),
     debian("tar", "tar", false),

@@ -161,7 +161,10 @@ impl RouteTable {
             return;
         };
         let is_away = || {
-            let found = |scheme: &Scheme| self.find(account, *scheme, host, port).map(|(name, _)| name);
+            let found = |scheme: &Scheme| {
+                let mut all = self.found(account, *scheme, host, port);
+                all.find(|(_, pool)| is_reached(pool)).map(|(name, _)| name)
+            };
             let away =
                 |scheme: &Scheme| returning.covers(account, *scheme, host, port, found(scheme).as_ref());
             schemes.iter().any(away) && !schemes.iter().any(|scheme| found(scheme).as_ref() == Some(host))
@@ -199,7 +202,18 @@ impl RouteTable {
         host: &Host,
         port: u16,
     ) -> Option<(Host, Pool)> {
-        candidates(host).find_map(|name| {
+        self.found(account, scheme, host, port).next()
+    }
+
+    /// All that matches, the closest first.
+    fn found(
+        &self,
+        account: Option<AccountId>,
+        scheme: Scheme,
+        host: &Host,
+        port: u16,
+    ) -> impl Iterator<Item = (Host, Pool)> {
+        candidates(host).filter_map(move |name| {
             let place = RouteKey::new(account, scheme, name.clone(), port)?;
             Some((name, self.exact(&place)?))
         })
@@ -252,6 +266,14 @@ impl RouteTable {
     }
 }
 
+/// Whether there is a way to one of its members. To agents of another edge there is none before the first connection.
+fn is_reached(pool: &Pool) -> bool {
+    pool.members().iter().any(|member| match &member.kind {
+        Kind::Cloud => true,
+        Kind::Agent(agent) => agent.session.carriers() > 0,
+    })
+}
+
 fn has_agents(pool: &Pool) -> bool {
     pool.members().iter().any(|member| matches!(member.kind, Kind::Agent(_)))
 }
@@ -261,6 +283,7 @@ mod tests {
     use super::returning::WAIT_MS_MAX;
     use super::*;
     use crate::state::endpoint::fixture::{agent, cloud};
+    use crate::tunnel::session::SessionState;
 
     fn found(table: &RouteTable, scheme: Scheme, host: &str) -> Option<String> {
         Some(table.public(scheme, &host.parse().unwrap(), 443)?.0.as_str().to_owned())
@@ -305,6 +328,15 @@ mod tests {
         assert!(found(&table, Scheme::Https, "db.example.com").is_some());
     }
 
+    /// An agent's endpoint at another edge, to which there is no way yet.
+    fn unreached(n: u8, url: &str) -> Arc<Endpoint> {
+        let mut endpoint = Arc::into_inner(agent(n, url)).unwrap();
+        if let Kind::Agent(agent) = &mut endpoint.kind {
+            agent.session = Arc::new(SessionState::of_peer(agent.session.id, 1));
+        }
+        Arc::new(endpoint)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn visitors_wait_for_an_agent_that_is_on_its_way_back_and_not_for_others() {
         let before = RouteTable::default();
@@ -324,6 +356,9 @@ mod tests {
             began.elapsed() > Duration::ZERO
         };
         assert!(!waited("c.example.com").await && !waited("nobody.example.com").await);
+        // What another edge serves is not there before there is a way to that edge.
+        table.put(unreached(1, "https://a.example.com"));
+        assert!(waited("a.example.com").await);
         let back = async {
             sleep(Duration::from_millis(WAIT_MS_MAX / 2)).await;
             table.put(agent(1, "https://a.example.com"));

@@ -29,11 +29,11 @@ use crate::visitor::Visitor;
 const AFTER_SECS: u64 = 13;
 
 /// Two controls on an etcd. Paris goes to the first one, Rome to the second.
-struct Controls {
-    paris: RemoteEdge,
-    rome: RemoteEdge,
-    second: Replica,
-    lab: Lab,
+pub(super) struct Controls {
+    pub(super) paris: RemoteEdge,
+    pub(super) rome: RemoteEdge,
+    pub(super) second: Replica,
+    pub(super) lab: Lab,
     first_at: String,
     second_at: String,
     _etcd: Etcd,
@@ -42,7 +42,7 @@ struct Controls {
 }
 
 impl Controls {
-    fn start() -> Result<Self> {
+    pub(super) fn start() -> Result<Self> {
         let turn = Turn::shared();
         let dir = tempfile::Builder::new().prefix("ebb-").tempdir()?;
         let etcd = Etcd::start(&dir.path().join("etcd"), 1)?;
@@ -85,7 +85,7 @@ impl Controls {
     }
 
     /// One edge of that list.
-    fn edge(&self, dir: &Path, name: &str) -> Result<Value> {
+    pub(super) fn edge(&self, dir: &Path, name: &str) -> Result<Value> {
         let named = self.edges(dir)?.into_iter().find(|edge| edge["name"] == name);
         named.with_context(|| format!("no edge {name}"))
     }

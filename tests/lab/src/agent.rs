@@ -3,7 +3,6 @@
 use anyhow::Result;
 
 use crate::lab::{Lab, local};
-use crate::machine::Machine;
 use crate::process::{Daemon, Spec};
 use crate::token;
 
@@ -45,19 +44,8 @@ impl Lab {
         self.agent_spec(name, authtoken, endpoints, connect)?.netns(netns).start(&self.log_dir())
     }
 
-    /// The same on a machine of a mesh.
-    pub fn agent_on(
-        &self,
-        machine: &Machine,
-        name: &str,
-        authtoken: &str,
-        endpoints: &str,
-        connect: &str,
-    ) -> Result<Daemon> {
-        self.agent_spec(name, authtoken, endpoints, connect)?.on(machine).start(&self.log_dir())
-    }
-
-    fn agent_spec(&self, name: &str, authtoken: &str, endpoints: &str, connect: &str) -> Result<Spec> {
+    /// The same, to be started elsewhere or with another environment: [`Spec::start`] with [`Lab::log_dir`].
+    pub fn agent_spec(&self, name: &str, authtoken: &str, endpoints: &str, connect: &str) -> Result<Spec> {
         let cas = self.connect_ca();
         let text = format!(
             "version: 3\nagent:\n  authtoken: {authtoken}\n  connect_url: {connect}\n  connect_cas: {}\nendpoints:\n{endpoints}",

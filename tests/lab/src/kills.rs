@@ -17,6 +17,7 @@ use crate::api::{Api, list, text};
 use crate::etcd::Etcd;
 use crate::lab::{Lab, Programs};
 use crate::random::Random;
+use crate::scratch::Scratch;
 use crate::wait;
 
 /// Clients that write at the same time.
@@ -318,7 +319,7 @@ pub struct Args {
 
 /// Runs it in a temporary directory and prints the report as a line of JSON.
 pub fn run_verb(args: &Args) -> Result<()> {
-    let dir = tempfile::Builder::new().prefix("ebb-kills-").tempdir()?;
+    let dir = Scratch::new("ebb-kills-")?;
     let report = run(dir.path(), &Programs::in_dir(&args.programs), args.engine, args.kills, args.seed)?;
     println!("{}", serde_json::to_string(&report)?);
     Ok(())

@@ -75,6 +75,7 @@ pub struct Lab {
     edge_args: Vec<OsString>,
     edge_env: Vec<(String, OsString)>,
     control_args: Vec<OsString>,
+    control_env: Vec<(String, OsString)>,
     machine: Machine,
     control: Option<Daemon>,
     edge: Option<Daemon>,
@@ -108,6 +109,7 @@ impl Lab {
             edge_args: Vec::new(),
             edge_env: Vec::new(),
             control_args: Vec::new(),
+            control_env: Vec::new(),
             machine: Machine::here(Ipv4Addr::LOCALHOST),
             control: None,
             edge: None,
@@ -134,6 +136,11 @@ impl Lab {
     /// Further flags for control's next start.
     pub fn control_args<A: Into<OsString>>(&mut self, args: impl IntoIterator<Item = A>) {
         self.control_args.extend(args.into_iter().map(Into::into));
+    }
+
+    /// The environment of control's next starts, beside ours.
+    pub fn control_env(&mut self, env: Vec<(String, OsString)>) {
+        self.control_env = env;
     }
 
     /// Lets visitors and agents come by IPv6 too; the default is 127.0.0.1 only.
@@ -224,6 +231,7 @@ impl Lab {
             // Tests and scripts call faster than a tenant may.
             .args(["--rate-limit", "0"])
             .args(&self.control_args)
+            .envs(self.control_env.clone())
             .on(&self.machine);
         let mut daemon = spec.start(&self.log_dir())?;
         wait_ready(&self.dir, "control", &mut daemon)?;

@@ -22,6 +22,7 @@ use crate::mesh::Mesh;
 use crate::process::Signal;
 use crate::random::Random;
 use crate::replica::Replica;
+use crate::scratch::Scratch;
 use crate::wait;
 
 /// Members of the etcd.
@@ -291,7 +292,7 @@ pub struct Args {
 
 /// Runs it in a temporary directory and prints the report as a line of JSON.
 pub fn run_verb(args: &Args) -> Result<()> {
-    let dir = tempfile::Builder::new().prefix("ebb-linear-").tempdir()?;
+    let dir = Scratch::new("ebb-linear-")?;
     let programs = Programs::in_dir(&args.programs);
     let run = |mesh| run(dir.path(), &programs, mesh, args.operations, args.seed);
     let report = if args.partition {

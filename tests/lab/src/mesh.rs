@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::clock::{Clock, DAY_SECS};
 use crate::etcd::Tls;
 use crate::machine::{Holder, Machine};
 use crate::program::is_root;
@@ -113,17 +114,21 @@ fn address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(a, b, c, number)
 }
 
-/// Makes an authority, and certificates of it for members with these names and for clients.
+/// Makes an authority, and certificates of it for members with these names and for clients. They are of two days ago, as
+/// those of an etcd that has run for a while: a clock may be off by a day.
 pub fn certificates(dir: &Path, names: &str) -> Result<Tls> {
+    let clock = Clock::new(dir, "certificates")?;
+    clock.set_ahead(-2 * DAY_SECS)?;
     let file = |name: &str| dir.join(name);
     let openssl = |args: &[&str]| -> Result<()> {
-        let output = Command::new("openssl").args(args).current_dir(dir).output().context("run openssl")?;
+        let mut openssl = Command::new("openssl");
+        let output = openssl.args(args).current_dir(dir).envs(clock.env()).output().context("run openssl")?;
         ensure!(output.status.success(), "openssl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     };
     let new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
     let authority =
-        ["req", "-x509", "-subj", "/CN=etcd authority", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2"];
+        ["req", "-x509", "-subj", "/CN=etcd authority", "-keyout", "ca.key", "-out", "ca.pem", "-days", "8"];
     openssl(&[&authority[..], &new[..]].concat())?;
     for (name, extensions) in [
         (
@@ -150,7 +155,7 @@ pub fn certificates(dir: &Path, names: &str) -> Result<Tls> {
             "ca.key",
             "-CAcreateserial",
             "-days",
-            "2",
+            "8",
             "-extfile",
             &of("ext"),
             "-out",

@@ -75,6 +75,13 @@ impl Spec {
         self
     }
 
+    /// Sets several variables.
+    #[must_use]
+    pub fn envs(mut self, variables: impl IntoIterator<Item = (String, OsString)>) -> Self {
+        self.env.extend(variables.into_iter().map(|(name, value)| (name.into(), value)));
+        self
+    }
+
     /// Runs as another user and its group (root only).
     #[must_use]
     pub fn user(mut self, user: Option<&str>) -> Self {

@@ -1,6 +1,7 @@
 //! An edge of another machine beside a lab's own: a directory and ports of its own, and nothing of control's but what the
 //! join string says.
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ pub struct RemoteEdge {
     machine: Machine,
     tcp_bind: IpAddr,
     args: Vec<String>,
+    env: Vec<(String, OsString)>,
     daemon: Option<Daemon>,
     /// Processes that took over, oldest first.
     successors: Vec<Successor>,
@@ -55,8 +57,8 @@ impl RemoteEdge {
         let (ports, claim) = Ports::free()?;
         let machine = Machine::here(Ipv4Addr::LOCALHOST);
         let (dir, programs, tcp_bind) = (dir.to_owned(), programs.clone(), machine.address());
-        let (args, daemon, successors) = (Vec::new(), None, Vec::new());
-        Ok(Self { dir, programs, ports, machine, tcp_bind, args, daemon, successors, _claim: claim })
+        let (args, env, daemon, successors) = (Vec::new(), Vec::new(), None, Vec::new());
+        Ok(Self { dir, programs, ports, machine, tcp_bind, args, env, daemon, successors, _claim: claim })
     }
 
     /// Binds reserved TCP ports on another address of the loopback, where other edges do not.
@@ -73,6 +75,11 @@ impl RemoteEdge {
     /// Further flags for its next start.
     pub fn args(&mut self, args: impl IntoIterator<Item = String>) {
         self.args.extend(args);
+    }
+
+    /// The environment of its next starts, beside ours.
+    pub fn env(&mut self, env: Vec<(String, OsString)>) {
+        self.env = env;
     }
 
     /// Runs `ebbgate-edge join`.
@@ -101,6 +108,7 @@ impl RemoteEdge {
             .args(["--source-connections-max", "10000000"])
             .args(["--admin".into(), self.admin().to_string()])
             .args(&self.args)
+            .envs(self.env.clone())
             .on(&self.machine)
             .start(&self.dir.join("log"))?;
         wait_ready(&self.dir, "edge", &mut daemon)?;

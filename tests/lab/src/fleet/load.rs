@@ -59,8 +59,8 @@ struct Shared {
     host: String,
     stop: AtomicBool,
     began: Instant,
-    /// When each visitor was served last: milliseconds from the beginning, 0 for never.
-    served: Vec<AtomicU64>,
+    /// The edge of each visitor, and when he was served last: milliseconds from the beginning, 0 for never.
+    served: Vec<(usize, AtomicU64)>,
 }
 
 /// One visitor.
@@ -87,15 +87,15 @@ impl Load {
         let kinds = (0..clients).map(requests);
         let kinds = kinds.chain((0..streams).map(|_| Kind::Stream));
         let kinds: Vec<_> = kinds.chain((0..websockets).map(|_| Kind::WebSocket)).collect();
+        let at = || places.iter().copied().enumerate().cycle();
         let shared = Arc::new(Shared {
             tally: Tally::default(),
             host: host.to_owned(),
             stop: AtomicBool::new(false),
             began: Instant::now(),
-            served: kinds.iter().map(|_| AtomicU64::new(0)).collect(),
+            served: kinds.iter().zip(at()).map(|(_, (edge, _))| (edge, AtomicU64::new(0))).collect(),
         });
-        let at = places.iter().copied().enumerate().cycle();
-        let visitors = kinds.into_iter().enumerate().zip(at);
+        let visitors = kinds.into_iter().enumerate().zip(at());
         let threads = visitors.map(|((number, kind), (edge, place))| {
             let (shared, visitor) = (Arc::clone(&shared), Visitor { number, kind, edge, place });
             Ok(thread::Builder::new().spawn(move || shared.visit(visitor))?)
@@ -108,11 +108,16 @@ impl Load {
 
     /// Waits until every visitor was served once more.
     pub(super) fn settled(&self) -> Result<()> {
+        self.settled_at(|_| true)
+    }
+
+    /// The same of the visitors of some edges.
+    pub(super) fn settled_at(&self, is_meant: impl Fn(usize) -> bool) -> Result<()> {
         let now = self.shared.now();
         let limit = Duration::from_secs(SETTLED_SECS_MAX);
         wait::until(limit, "every visitor to be served", || {
-            let mut served = self.shared.served.iter().map(|at| at.load(Ordering::SeqCst));
-            Ok(served.all(|at| at > now).then_some(()))
+            let mut served = self.shared.served.iter().filter(|(edge, _)| is_meant(*edge));
+            Ok(served.all(|(_, at)| at.load(Ordering::SeqCst) > now).then_some(()))
         })
     }
 
@@ -161,7 +166,7 @@ impl Shared {
         let Visitor { edge, kind, .. } = visitor;
         let ended = Instant::now();
         self.tally.tell(Told { edge, kind, began, ended, connected, failed, refused });
-        if let Some(served) = self.served.get(visitor.number).filter(|_| !failed) {
+        if let Some((_, served)) = self.served.get(visitor.number).filter(|_| !failed) {
             served.store(self.now(), Ordering::SeqCst);
         }
     }

@@ -4,13 +4,14 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
-use serde::Serialize;
-use serde_json::json;
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
 
 use super::load::Place;
+use super::part::{AGENTS, CARRIERS, CONTROLS, Cut, EDGES, MEMBERS, Part};
 use super::upstream;
 use crate::api::{Api, list};
+use crate::clock::Clock;
 use crate::etcd::Etcd;
 use crate::guide;
 use crate::lab::{Lab, Programs};
@@ -26,79 +27,16 @@ pub(super) const HOST: &str = "fleet.clinic-network.com";
 /// What the agents serve.
 const HTTP_INTERNAL: &str = "http://web.clinic1.internal";
 const TCP_INTERNAL: &str = "tcp://echo.clinic1.internal:7";
-/// Edges.
-pub(super) const EDGES: usize = 3;
-/// Members of the etcd.
-pub(super) const MEMBERS: usize = 3;
-/// Controls.
-pub(super) const CONTROLS: usize = 2;
-/// Agents, each with both endpoints.
-pub(super) const AGENTS: usize = 2;
-/// Machines that a fleet needs besides the hub.
-pub const MACHINES: usize = MEMBERS + CONTROLS + EDGES + AGENTS;
 /// Edges that agents connect to; the last one's visitors reach agents through the others.
 const HOMES: usize = 2;
 /// Names of those edges, where machines have names.
 const HOME_NAMES: [&str; HOMES] = ["edge0.fleet.test", "edge1.fleet.test"];
 
-/// A part of the fleet, by its place among those of its kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Part {
-    /// An edge.
-    Edge(usize),
-    /// A control.
-    Control(usize),
-    /// A member of the etcd.
-    Etcd(usize),
-    /// An agent.
-    Agent(usize),
-}
-
-impl Part {
-    /// Those that are killed: each once.
-    pub fn all() -> Vec<Self> {
-        let edges = (0..EDGES).map(Self::Edge);
-        let controls = (0..CONTROLS).map(Self::Control);
-        edges.chain(controls).chain((0..MEMBERS).map(Self::Etcd)).chain([Self::Agent(0)]).collect()
-    }
-
-    /// Pairs that are cut off from each other. Edge 2 has no agent, until agents lose the others.
-    pub fn pairs() -> Vec<(Self, Self)> {
-        vec![
-            (Self::Edge(0), Self::Edge(2)),
-            (Self::Control(0), Self::Edge(0)),
-            (Self::Control(0), Self::Edge(2)),
-            (Self::Control(0), Self::Agent(0)),
-            (Self::Edge(0), Self::Agent(0)),
-            (Self::Edge(2), Self::Agent(0)),
-        ]
-    }
-
-    /// As people call it.
-    pub fn name(self) -> String {
-        match self {
-            Self::Edge(at) => format!("edge {at}"),
-            Self::Control(at) => format!("control {at}"),
-            Self::Etcd(at) => format!("etcd {at}"),
-            Self::Agent(at) => format!("agent {at}"),
-        }
-    }
-
-    /// Its machine's place in a mesh.
-    fn machine(self) -> usize {
-        match self {
-            Self::Etcd(at) => at,
-            Self::Control(at) => MEMBERS + at,
-            Self::Edge(at) => MEMBERS + CONTROLS + at,
-            Self::Agent(at) => MEMBERS + CONTROLS + EDGES + at,
-        }
-    }
-}
-
 /// The whole of it; gone when dropped.
 pub(super) struct Fleet<'a> {
     agents: Vec<Option<Daemon>>,
+    /// Clocks of agents that have one of their own.
+    agent_clocks: Vec<Option<Clock>>,
     edges: Vec<RemoteEdge>,
     replica: Replica,
     lab: Lab,
@@ -126,10 +64,11 @@ impl<'a> Fleet<'a> {
         let mut lab = Lab::open_with(&dir.join("lab"), programs.clone(), &etcd.store_flags())?;
         let control = of(Part::Control(0))?;
         lab.control_on(&control);
-        lab.control_args(["--edges".into(), control.at(lab.ports().spare(0)).to_string()]);
+        let first = control.at(lab.ports().spare(0)).to_string();
+        lab.control_args(["--edges", &first]);
         lab.start_control()?;
         let mut replica = Replica::new(&lab, &dir.join("replica"))?;
-        let second = replica.serve_edges(&of(Part::Control(1))?);
+        let second = replica.serve_edges(&of(Part::Control(1))?).to_string();
         replica.start()?;
         let mut edges = Vec::new();
         for (at, octet) in (0..EDGES).zip(2_u8..) {
@@ -138,7 +77,9 @@ impl<'a> Fleet<'a> {
             if mesh.is_none() {
                 edge.tcp_at(IpAddr::from(Ipv4Addr::new(127, 0, 0, octet)));
             }
-            let join = join_string_naming(&lab, &format!("edge{at}"), &[&second.to_string()])?;
+            let mut controls = [first.as_str(), second.as_str()];
+            controls.rotate_left(at % CONTROLS);
+            let join = join_string_naming(&lab, &format!("edge{at}"), &controls)?;
             let joined = edge.join(&join)?;
             ensure!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
             edge.start()?;
@@ -152,7 +93,9 @@ impl<'a> Fleet<'a> {
              - name: echo\n    url: {TCP_INTERNAL}\n    pooling_enabled: true\n    upstream:\n      url: {site}:{echo}\n"
         );
         let (agents, dir) = ((0..AGENTS).map(|_| None).collect(), dir.to_owned());
-        let mut fleet = Self { agents, edges, replica, lab, etcd, mesh, dir, token, endpoints, port };
+        let agent_clocks = vec![None; AGENTS];
+        let mut fleet =
+            Self { agents, agent_clocks, edges, replica, lab, etcd, mesh, dir, token, endpoints, port };
         for at in 0..AGENTS {
             fleet.start_agent(at)?;
         }
@@ -172,8 +115,12 @@ impl<'a> Fleet<'a> {
             homes.iter().map(ToString::to_string).collect()
         };
         connect.rotate_left(at % HOMES);
-        let (name, connect) = (format!("agent{at}"), connect.join(","));
-        let started = self.lab.agent_on(&here, &name, &self.token, &self.endpoints, &connect)?;
+        let carrier = CARRIERS.get(at).context("a carrier")?;
+        // The section before the endpoints goes on where the address ends.
+        let (name, connect) = (format!("agent{at}"), format!("{}\n  carrier: {carrier}", connect.join(",")));
+        let spec = self.lab.agent_spec(&name, &self.token, &self.endpoints, &connect)?;
+        let clock = self.agent_clocks.get(at).and_then(Option::as_ref).map(Clock::env);
+        let started = spec.envs(clock.unwrap_or_default()).on(&here).start(&self.lab.log_dir())?;
         *self.agents.get_mut(at).context("an agent")? = Some(started);
         Ok(())
     }
@@ -223,10 +170,47 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// Drops what two parts send each other, until [`Self::heal`].
-    pub(super) fn cut(&self, one: Part, other: Part) -> Result<()> {
+    /// Drops what the two sides send each other, until [`Self::heal`].
+    pub(super) fn cut(&self, cut: &Cut) -> Result<()> {
         let mesh = self.mesh.context("this machine cannot be cut off from itself")?;
-        mesh.cut(&machine(Some(mesh), one)?, &machine(Some(mesh), other)?)
+        for one in &cut.one {
+            for other in &cut.other {
+                mesh.cut(&machine(Some(mesh), *one)?, &machine(Some(mesh), *other)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a part a clock of its own, from its next start on.
+    pub(super) fn give_clock(&mut self, part: Part, clock: &Clock) -> Result<()> {
+        match part {
+            Part::Edge(at) => self.edge(at)?.env(clock.env()),
+            Part::Control(0) => self.lab.control_env(clock.env()),
+            Part::Agent(at) => *self.agent_clocks.get_mut(at).context("an agent")? = Some(clock.clone()),
+            Part::Control(_) | Part::Etcd(_) => bail!("{} has the clock of this machine", part.name()),
+        }
+        Ok(())
+    }
+
+    /// What a part said since its start.
+    pub(super) fn said(&mut self, part: Part) -> Result<String> {
+        match part {
+            Part::Edge(at) => self.edge(at)?.log(),
+            Part::Control(0) => self.lab.control()?.log(),
+            Part::Agent(at) => self.agents.get(at).and_then(Option::as_ref).context("an agent")?.log(),
+            Part::Control(_) | Part::Etcd(_) => bail!("nobody reads what {} says", part.name()),
+        }
+    }
+
+    /// What the second control lists of edges, in their order.
+    pub(super) fn listed(&self) -> Result<Vec<Value>> {
+        let mut list = machine(self.mesh, Part::Control(1))?.command(self.programs().control());
+        let listed = list.args(["edge", "list", "--dir"]).arg(self.replica.dir()).output()?;
+        ensure!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+        let listed: Value = serde_json::from_slice(&listed.stdout)?;
+        let mut edges = listed.get("edges").and_then(Value::as_array).context("edges")?.clone();
+        edges.sort_by_key(|edge| edge.get("name").and_then(Value::as_str).map(str::to_owned));
+        Ok(edges)
     }
 
     /// Lets everything through again.

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::load::{Load, Visitors};
-use super::parts::{Fleet, HOST, Part};
+use super::part::{Cut, Part};
+use super::parts::{Fleet, HOST};
 use super::tally::{Seen, after};
 use crate::lab::Programs;
 use crate::mesh::Mesh;
@@ -16,7 +17,7 @@ use crate::mesh::Mesh;
 /// Seconds of load before a fault.
 pub(super) const QUIET_SECS: u64 = 2;
 /// Milliseconds after which a part that is gone is no other part's trouble any more.
-const LATER_MS: u64 = 2_000;
+pub(super) const LATER_MS: u64 = 2_000;
 /// One kill and what visitors saw of it, until all were served again.
 #[derive(Debug, Clone, Serialize)]
 pub struct Kill {
@@ -34,10 +35,10 @@ pub struct Kill {
     pub back_ms: u128,
 }
 
-/// Two parts that were cut off from each other, and what visitors saw of it, until all were served again.
+/// Two parts, or sides, that were cut off from each other, and what visitors saw of it, until all were served again.
 #[derive(Debug, Clone, Serialize)]
 pub struct Partition {
-    /// The two.
+    /// The two sides.
     pub cut: [String; 2],
     /// Seconds for which nothing came through.
     pub secs: u64,
@@ -96,17 +97,17 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Cuts two parts off from each other for a time.
-    pub fn partition(&mut self, one: Part, other: Part, secs: u64) -> Result<Partition> {
+    /// Cuts two sides off from each other for a time.
+    pub fn partition(&mut self, cut: &Cut, secs: u64) -> Result<Partition> {
         self.quiet()?;
         let began = Instant::now();
-        self.fleet.cut(one, other)?;
+        self.fleet.cut(cut)?;
         thread::sleep(Duration::from_secs(secs));
         self.fleet.heal()?;
         let back_ms = self.back(Instant::now())?;
         let tally = self.load.tally();
         Ok(Partition {
-            cut: [one.name(), other.name()],
+            cut: cut.names(),
             secs,
             all: tally.since(began, |_| true),
             later: tally.new_since(after(began, LATER_MS), |_| true),

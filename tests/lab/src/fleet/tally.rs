@@ -98,9 +98,15 @@ impl Tally {
 
     /// The same of new work: requests that were made, and streams that were opened, later than a moment.
     pub(super) fn new_since(&self, from: Instant, at: impl Fn(usize) -> bool) -> Seen {
+        self.between(from, None, at)
+    }
+
+    /// The same, of what ended before another moment.
+    pub(super) fn between(&self, from: Instant, until: Option<Instant>, at: impl Fn(usize) -> bool) -> Seen {
         self.all(|told| {
             let is_request = matches!(told.kind, Kind::Requests | Kind::NewRequests);
-            at(told.edge) && if is_request { told.began >= from } else { told.connected >= from }
+            let is_new = if is_request { told.began >= from } else { told.connected >= from };
+            is_new && at(told.edge) && until.is_none_or(|until| told.ended < until)
         })
     }
 
@@ -151,6 +157,12 @@ mod tests {
         assert_eq!(seen.failures(), 3);
         assert_eq!(counts(tally.since(from, |edge| edge == 0)), (1, 0, 0, 0));
         assert_eq!(counts(tally.new_since(from, |_| true)), (1, 0, 1, 0), "what began before is not new");
+        let until = Some(after(start, 40));
+        assert_eq!(
+            counts(tally.between(from, until, |_| true)),
+            (1, 0, 0, 0),
+            "what ended later is left out"
+        );
         assert_eq!(tally.since(start, |_| true).refused, 1);
         tally.reset();
         assert_eq!(counts(tally.since(start, |_| true)), (0, 0, 0, 0));

@@ -10,6 +10,7 @@ use anyhow::{Result, ensure};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde::Serialize;
 
+use super::part::EDGES;
 use super::run::{QUIET_SECS, Run};
 use super::tally::Seen;
 
@@ -80,10 +81,12 @@ impl Run<'_> {
         let program = if let Some(bad) = bad {
             bad.write(self.fleet.dir(), &edge)?
         } else {
-            let copy = self.fleet.dir().join(format!("edge-{}", self.upgrades));
+            // As a package manager replaces the file of a program that runs; edges are upgraded in turn.
+            let copy = self.fleet.dir().join(format!("edge-{}", self.upgrades / EDGES));
             self.upgrades += 1;
-            // As a package manager replaces the file of a program that runs.
-            fs::copy(&edge, &copy)?;
+            if !copy.exists() {
+                fs::copy(&edge, &copy)?;
+            }
             copy
         };
         let ended = self.fleet.ended_sessions()?;

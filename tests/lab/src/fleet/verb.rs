@@ -5,41 +5,45 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use serde::Serialize;
 
 use super::load::Visitors;
-use super::parts::{MACHINES, Part};
+use super::part::{Cut, EDGES, MACHINES, Part};
 use super::run::Run;
+use super::table::{Done, table};
 use super::upgrades::Bad;
+use crate::clock::DAY_SECS;
 use crate::lab::Programs;
 use crate::mesh::Mesh;
 use crate::program::is_root;
+use crate::scratch::Scratch;
 
 /// What is done to the fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum What {
     /// Each part is killed
     Kills,
-    /// Each pair of parts is cut off from each other
+    /// Parts are cut off from each other
     Partitions,
-    /// An edge is upgraded, to good and bad programs
+    /// Each edge is upgraded, and one to bad programs
     Upgrades,
+    /// Clocks of an edge, a control and an agent are a day off
+    Clocks,
 }
 
 /// Flags of the verb.
 #[derive(clap::Args)]
 pub struct Args {
     /// What is done
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "kills,partitions,upgrades")]
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "partitions,upgrades,kills,clocks")]
     only: Vec<What>,
     /// How often each part is killed
     #[arg(long, default_value_t = 1)]
     rounds: usize,
-    /// Seconds for which each pair is cut off from each other (root only)
+    /// Seconds for which two sides are cut off from each other (root only)
     #[arg(long, value_name = "SECS", value_delimiter = ',', default_value = "1,10,60")]
     partitions: Vec<u64>,
-    /// How often an edge is upgraded to a good program
-    #[arg(long, default_value_t = 10)]
+    /// How often each edge is upgraded to a good program
+    #[arg(long, default_value_t = 4)]
     upgrades: usize,
     /// A few visitors in the place of 170, and a part of all: what a test does
     #[arg(long)]
@@ -57,7 +61,8 @@ const AWAY_SECS: u64 = 6;
 /// The same in short.
 const AWAY_SHORT_SECS: u64 = 3;
 
-/// Runs it in a temporary directory and prints a line of JSON for each kill, partition and upgrade.
+/// Runs it in a temporary directory. Prints a line of JSON for each thing that is done, and at the end, on stderr, the tables of
+/// docs/reliability.md. A whole run fails if a rule of that page was broken.
 pub fn run_verb(args: &Args) -> Result<()> {
     if is_root() && !args.inside {
         return run_inside();
@@ -99,41 +104,90 @@ impl Args {
     }
 
     fn run(&self, programs: &Programs, mesh: Option<&Mesh>) -> Result<()> {
-        let dir = tempfile::Builder::new().prefix("ebb-fleet-").tempdir()?;
+        let dir = Scratch::new("ebb-fleet-")?;
         let visitors = if self.short { Visitors::FEW } else { Visitors::MANY };
         let mut run = Run::start(dir.path(), programs, mesh, visitors)?;
+        let mut all = Vec::new();
+        let ended = self.act(&mut run, mesh.is_some(), &mut all);
+        eprintln!("{}\n", table(&all));
+        ended?;
+        // A short run is for a test, which looks for itself, beside others.
+        let judged = all.iter().filter(|_| !self.short);
+        let broken: Vec<_> =
+            judged.filter_map(|done| Some(format!("{}: {done:?}", done.broken()?))).collect();
+        ensure!(broken.is_empty(), "rules were broken:\n{}", broken.join("\n"));
+        Ok(())
+    }
+
+    fn act(&self, run: &mut Run<'_>, cuts: bool, all: &mut Vec<Done>) -> Result<()> {
+        let mut tell = |done| {
+            println!("{}", serde_json::to_string(&done)?);
+            all.push(done);
+            anyhow::Ok(())
+        };
         // Before anything is killed: then each agent is where it was told to be.
-        if self.does(What::Partitions) && mesh.is_some() {
-            for ((one, other), secs) in self.cuts() {
-                print(&run.partition(one, other, secs)?)?;
+        if self.does(What::Partitions) && cuts {
+            for (cut, secs) in self.cuts() {
+                tell(Done::Partition(run.partition(&cut, secs)?))?;
             }
         }
         if self.does(What::Upgrades) {
             let (upgrades, bad) =
                 if self.short { (1, &Bad::ALL[..1]) } else { (self.upgrades, &Bad::ALL[..]) };
-            for _ in 0..upgrades {
-                print(&run.upgrade(0, None)?)?;
+            for at in (0..upgrades).flat_map(|_| 0..EDGES) {
+                tell(Done::Upgrade(run.upgrade(at, None)?))?;
             }
             for bad in bad {
-                print(&run.upgrade(0, Some(*bad))?)?;
+                tell(Done::Upgrade(run.upgrade(0, Some(*bad))?))?;
             }
         }
         if self.does(What::Kills) {
             let away_secs = if self.short { AWAY_SHORT_SECS } else { AWAY_SECS };
             for part in self.victims() {
-                print(&run.kill(part, away_secs)?)?;
+                tell(Done::Kill(run.kill(part, away_secs)?))?;
+            }
+        }
+        if self.does(What::Clocks) {
+            // Last the control: one whose clock is behind makes certificates anew.
+            for part in [Part::Edge(0), Part::Agent(0), Part::Control(0)] {
+                let clock = run.clock_of(part)?;
+                for (ahead_secs, started) in self.clocks(part) {
+                    tell(Done::WrongClock(Box::new(run.wrong_clock(
+                        (part, &clock),
+                        ahead_secs,
+                        started,
+                    )?)))?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Pairs, and seconds for each.
-    fn cuts(&self) -> Vec<((Part, Part), u64)> {
-        if self.short {
-            return vec![((Part::Edge(0), Part::Edge(2)), 3), ((Part::Edge(0), Part::Agent(0)), 1)];
+    /// Seconds by which a part's clock is ahead, and whether it starts so.
+    fn clocks(&self, part: Part) -> Vec<(i64, bool)> {
+        let all = vec![(DAY_SECS, false), (-DAY_SECS, false), (DAY_SECS, true), (-DAY_SECS, true)];
+        match part {
+            _ if !self.short => all,
+            Part::Edge(_) => vec![(DAY_SECS, false), (-DAY_SECS, true)],
+            Part::Control(_) => vec![(DAY_SECS, true)],
+            _ => Vec::new(),
         }
-        let pairs = Part::pairs().into_iter();
-        pairs.flat_map(|pair| self.partitions.iter().map(move |secs| (pair, *secs))).collect()
+    }
+
+    /// Sides, and seconds for each.
+    fn cuts(&self) -> Vec<(Cut, u64)> {
+        if self.short {
+            return vec![
+                (Cut::pair(Part::Edge(0), Part::Edge(2)), 3),
+                (Cut::pair(Part::Edge(0), Part::Agent(0)), 1),
+                (Cut::pair(Part::Control(1), Part::Edge(1)), 3),
+                (Cut::from_etcd(&[0, 1]), 3),
+            ];
+        }
+        Cut::all()
+            .into_iter()
+            .flat_map(|cut| self.partitions.iter().map(move |secs| (cut.clone(), *secs)))
+            .collect()
     }
 
     fn victims(&self) -> Vec<Part> {
@@ -142,9 +196,4 @@ impl Args {
         }
         (0..self.rounds).flat_map(|_| Part::all()).collect()
     }
-}
-
-fn print(what: &impl Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string(what)?);
-    Ok(())
 }

@@ -1,0 +1,67 @@
+//! A directory for a run's files. A run that is killed leaves it behind, and the next run of its kind removes it.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use tempfile::TempDir;
+
+/// Locked as long as the run lives, whichever way it ends.
+const LOCK: &str = "run.lock";
+
+/// See the module; gone when dropped.
+#[derive(Debug)]
+pub struct Scratch {
+    dir: TempDir,
+    _lock: File,
+}
+
+impl Scratch {
+    /// A new directory in the system's temporary folder. `prefix` says which kind of run it is.
+    pub fn new(prefix: &str) -> Result<Self> {
+        Self::below(&std::env::temp_dir(), prefix)
+    }
+
+    fn below(folder: &Path, prefix: &str) -> Result<Self> {
+        for entry in fs::read_dir(folder)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(prefix) && is_left(&entry.path()) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        let dir = tempfile::Builder::new().prefix(prefix).tempdir_in(folder)?;
+        let lock = File::create(dir.path().join(LOCK))?;
+        ensure!(lock.try_lock().is_ok(), "another run took {} for one that had ended", dir.path().display());
+        Ok(Self { dir, _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+/// Whether it is of a run that has ended.
+fn is_left(dir: &Path) -> bool {
+    File::open(dir.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_run_left_is_removed_and_what_a_run_uses_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = || fs::read_dir(folder.path()).unwrap().count();
+        let runs = Scratch::below(folder.path(), "ebb-one-").unwrap();
+        let Scratch { dir, _lock } = Scratch::below(folder.path(), "ebb-one-").unwrap();
+        let left = dir.keep();
+        drop(_lock);
+        let other = Scratch::below(folder.path(), "ebb-other-").unwrap();
+        assert!(left.exists() && names() == 3);
+        let next = Scratch::below(folder.path(), "ebb-one-").unwrap();
+        assert!(!left.exists() && runs.path().exists() && other.path().exists());
+        drop((runs, next, other));
+        assert_eq!(names(), 0);
+    }
+}
