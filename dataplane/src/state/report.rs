@@ -135,13 +135,11 @@ impl Reports {
         if !presence.sessions.contains_key(&id) {
             return None;
         }
-        match presence.health.get_mut(&id).filter(|told| now < told.again) {
-            Some(told) => (!std::mem::replace(&mut told.waits, true)).then_some(told.again),
-            None => {
-                self.tell_health(&mut presence, id, now);
-                None
-            }
+        if let Some(told) = presence.health.get_mut(&id).filter(|told| now < told.again) {
+            return (!std::mem::replace(&mut told.waits, true)).then_some(told.again);
         }
+        self.tell_health(&mut presence, id, now);
+        None
     }
 
     /// Tells what has waited.
