@@ -214,7 +214,8 @@ fn an_old_process_that_is_killed_at_any_message_leaves_the_new_one_or_an_edge_th
             ensure!(at + 1 == steps.len(), "{}", step());
         }
         ensure!(said.steps.starts_with(&steps[..=at]), "{}", step());
-        ensure!(is_gone(before), "{}", step());
+        // What it had open is closed before it is gone.
+        soon("the old process to be gone", || Ok(is_gone(before).then_some(()))).with_context(step)?;
         if at >= go {
             soon("the new process to serve", || Ok((served_by(&site.lab)? == said.newer).then_some(())))
                 .inspect_err(|_| site.lab.show_logs())

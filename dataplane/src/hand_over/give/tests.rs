@@ -131,7 +131,7 @@ fn when_the_older_process_ends_at_any_step_the_newer_one_serves_only_if_it_was_t
         let taken = take(other).unwrap().hand.ready();
         assert_eq!(taken.is_ok(), serves);
         // Without an older process that hears it, it serves all the same.
-        for taken in taken {
+        if let Ok(taken) = taken {
             taken.serving().unwrap();
         }
         older.join().unwrap();
