@@ -54,9 +54,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let names = || fs::read_dir(folder.path()).unwrap().count();
         let runs = Scratch::below(folder.path(), "ebb-one-").unwrap();
-        let Scratch { dir, _lock } = Scratch::below(folder.path(), "ebb-one-").unwrap();
+        let Scratch { dir, _lock: lock } = Scratch::below(folder.path(), "ebb-one-").unwrap();
         let left = dir.keep();
-        drop(_lock);
+        drop(lock);
         let other = Scratch::below(folder.path(), "ebb-other-").unwrap();
         assert!(left.exists() && names() == 3);
         let next = Scratch::below(folder.path(), "ebb-one-").unwrap();
