@@ -14,6 +14,7 @@ pub mod metrics;
 mod muxes;
 pub mod origin;
 pub mod peer;
+pub mod peer_links;
 mod proxy_protocol;
 pub mod quic;
 pub mod raw_link;

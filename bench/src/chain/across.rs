@@ -10,17 +10,17 @@ use ebbgate_lab::process::Daemon;
 use ebbgate_lab::remote_edge::{RemoteEdge, join_string};
 
 use super::gate::{self, Carrier};
+use super::https;
 use super::load::Table;
 use super::rig::{HOST, Rig};
 use super::route::Front;
-use super::{https, tcp};
 
 /// Addresses at which the two edges have reserved TCP ports.
 const HOLDER_IP: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const ENTRY_IP: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
 /// How streams get from the second edge to the agent.
-pub(super) const CARRIERS: [Carrier; 2] = [Carrier::Mux, Carrier::Link];
+pub(super) const CARRIERS: [Carrier; 3] = [Carrier::Mux, Carrier::Link, Carrier::Raw];
 
 /// The chain's name in the tables.
 pub(super) fn name(carrier: Carrier) -> &'static str {
@@ -51,7 +51,7 @@ impl Across {
         lab.start_control()?;
         let holder = joined(&lab, "holder", HOLDER_IP, rig.threads)?;
         let entry = joined(&lab, "entry", ENTRY_IP, rig.threads)?;
-        let account = gate::account(&lab.api()?)?;
+        let account = gate::account(&gate::api(&lab, carrier)?)?;
         let endpoints = gate::endpoints(&account.addr, rig.sink);
         let connect = format!("{}\n  connect_edges: 1", holder.connect());
         let agent = lab.agent_carrying("agent", carrier.key(), &account.token, &endpoints, &connect)?;
@@ -66,15 +66,16 @@ impl Across {
         let parts =
             [("entry edge", self.entry.pid()?), ("edge", self.holder.pid()?), ("agent", self.agent.pid())];
         let name = name(self.carrier);
+        let between = if self.carrier == Carrier::Raw { "plain TCP" } else { "mutual TLS 1.3" };
         let note = format!(
-            "a visitor at one edge, an agent at another, mutual TLS 1.3 between the edges; to the agent {}",
+            "a visitor at one edge, an agent at another, {between} between the edges; to the agent {}",
             self.carrier.note()
         );
         if tables.contains(&Table::Tunnel) {
-            let front = Front::Tcp(tcp::Front { bulk: tcp, small: tcp, preface: Vec::new() });
+            let front = gate::tunnel_front(self.carrier, tcp, self.entry.https())?;
             rig.route(Table::Tunnel, name, front, &parts, &note);
         }
-        if tables.contains(&Table::Https) {
+        if tables.contains(&Table::Https) && self.carrier.takes_https() {
             let (addr, ca) = (self.entry.https(), self.lab.ingress_ca());
             let front = Front::Https(https::Front { addr, host: HOST.to_owned(), ca });
             rig.route(Table::Https, name, front, &parts, &note);

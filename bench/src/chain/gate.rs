@@ -61,6 +61,11 @@ impl Carrier {
         }
     }
 
+    /// Whether the chain is in the table of HTTPS.
+    pub(super) fn takes_https(self) -> bool {
+        matches!(self, Self::Mux | Self::Link)
+    }
+
     /// For the report.
     pub(super) fn note(self) -> &'static str {
         match self {
@@ -121,8 +126,7 @@ impl Gate {
         )?;
         lab.edge_args(["--shards".to_owned(), rig.threads.to_string()]);
         lab.start()?;
-        let api = if carrier == Carrier::Raw { lab.passthrough_account("bench")? } else { lab.api()? };
-        let Account { addr, token } = account(&api)?;
+        let Account { addr, token } = account(&api(&lab, carrier)?)?;
         let connect = local(lab.ports().connect()).to_string();
         let (token, endpoints) = (token.as_str(), endpoints(&addr, rig.sink));
         let agent = if carriers {
@@ -139,16 +143,10 @@ impl Gate {
     fn routes(&mut self, rig: &mut Rig, carrier: Carrier, tcp: SocketAddr, tables: &[Table]) -> Result<()> {
         let parts = [("edge", self.lab.edge()?.pid()), ("agent", self.agent.pid())];
         if tables.contains(&Table::Tunnel) {
-            let through = local(self.lab.ports().https());
-            let (at, preface) = if carrier == Carrier::Raw {
-                (through, recorded_hello(TLS_HOST)?)
-            } else {
-                (tcp, Vec::new())
-            };
-            let front = Front::Tcp(tcp::Front { bulk: at, small: at, preface });
+            let front = tunnel_front(carrier, tcp, local(self.lab.ports().https()))?;
             rig.route(Table::Tunnel, carrier.name(), front, &parts, carrier.note());
         }
-        if tables.contains(&Table::Https) && matches!(carrier, Carrier::Mux | Carrier::Link) {
+        if tables.contains(&Table::Https) && carrier.takes_https() {
             let addr = local(self.lab.ports().https());
             let front = Front::Https(https::Front { addr, host: HOST.to_owned(), ca: self.lab.ingress_ca() });
             let note = format!(
@@ -178,6 +176,18 @@ impl Gate {
         self.lab.stop_control()?;
         Ok(())
     }
+}
+
+/// The API of an account that may have what the carrier needs.
+pub(super) fn api(lab: &Lab, carrier: Carrier) -> Result<Api> {
+    if carrier == Carrier::Raw { lab.passthrough_account("bench") } else { lab.api() }
+}
+
+/// Where visitors of the tunnel table come: to the reserved address `tcp`, or with their own TLS to `through`.
+pub(super) fn tunnel_front(carrier: Carrier, tcp: SocketAddr, through: SocketAddr) -> Result<Front> {
+    let (at, preface) =
+        if carrier == Carrier::Raw { (through, recorded_hello(TLS_HOST)?) } else { (tcp, Vec::new()) };
+    Ok(Front::Tcp(tcp::Front { bulk: at, small: at, preface }))
 }
 
 /// What streams to an agent really took, by the edge's own count: a carrier that cannot be had gives way to another.

@@ -15,7 +15,7 @@ use crate::meter::{Meter, Sample};
 const ONLINE_SECS_MAX: u64 = 15;
 /// Chains of ours with links opened ahead. Our agent keeps as many links as visitors came lately, so it meets a burst as
 /// large as the load before the clock runs; what others keep is fixed in their configuration.
-const PRE_OPENED: [&str; 3] = ["ebbgate link", "ebbgate link across", "ebbgate raw"];
+const PRE_OPENED: [&str; 4] = ["ebbgate link", "ebbgate link across", "ebbgate raw", "ebbgate raw across"];
 
 /// A chain of one table.
 pub(super) struct Route {

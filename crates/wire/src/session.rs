@@ -104,6 +104,7 @@ impl Gate {
             | StreamKind::StopTunnel
             | StreamKind::Edges
             | StreamKind::Move
+            | StreamKind::RawKey
             | StreamKind::Unknown(_) => Admission::Refuse(Refusal::NotForClients),
         }
     }

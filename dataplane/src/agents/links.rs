@@ -123,15 +123,39 @@ fn owner(session: &AgentSession, permits: (LinkCount, GaugeGuard, GaugeGuard, Co
 #[derive(Debug, thiserror::Error)]
 enum NoRaw {
     #[error(transparent)]
+    Greeting(#[from] NoGreeting),
+    #[error(transparent)]
+    Raw(#[from] RawError),
+    #[error("the connection failed: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("not proven within {HANDSHAKE_SECS_MAX} s")]
+    TimedOut,
+    #[error("the session has as many links as it may, or its account allows none")]
+    NotAllowed,
+}
+
+/// Why there is no greeting of a raw link.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoGreeting {
+    #[error(transparent)]
     Raw(#[from] RawError),
     #[error("the connection failed: {0}")]
     Io(#[from] std::io::Error),
     #[error("more came than a greeting before the edge had answered")]
     Hasty,
-    #[error("not proven within {HANDSHAKE_SECS_MAX} s")]
-    TimedOut,
-    #[error("the session has as many links as it may, or its account allows none")]
-    NotAllowed,
+}
+
+/// Reads the greeting of a raw link.
+pub(super) async fn read_greeting(socket: &mut Socket) -> Result<Greeting, NoGreeting> {
+    while socket.peeked().len() < GREETING_BYTES {
+        if socket.peek_more().await? == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+    }
+    let greeting: &[u8; GREETING_BYTES] = socket.peeked().try_into().map_err(|_| NoGreeting::Hasty)?;
+    let greeting = Greeting::decode(greeting)?;
+    socket.consume(GREETING_BYTES);
+    Ok(greeting)
 }
 
 /// Whether a raw link begins here, as soon as the first bytes tell.
@@ -183,14 +207,7 @@ pub(super) async fn serve_raw(
 /// Which session the link belongs to, as its agent proves. A session that is not here fails like one whose key the peer does
 /// not hold.
 async fn prove(agents: &Agents, socket: &mut Socket) -> Result<(Arc<AgentSession>, Sealing), NoRaw> {
-    while socket.peeked().len() < GREETING_BYTES {
-        if socket.peek_more().await? == 0 {
-            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
-        }
-    }
-    let greeting: &[u8; GREETING_BYTES] = socket.peeked().try_into().map_err(|_| NoRaw::Hasty)?;
-    let greeting = Greeting::decode(greeting)?;
-    socket.consume(GREETING_BYTES);
+    let greeting = read_greeting(socket).await?;
     let session = agents.sessions.get(TunnelSessionId::new(greeting.session));
     let key = session.as_ref().and_then(|session| session.links.raw_key().cloned());
     let nonce: Nonce = random::bytes();

@@ -14,6 +14,7 @@ use super::auth::AuthFailures;
 use super::command::{command, move_on};
 use super::line::Asked;
 use super::peers::directory::Directory;
+use super::peers::raw_keys::RawKeys;
 use super::session::AgentSession;
 use super::staying::{Stay, Staying};
 use super::waiting::Waiting;
@@ -40,6 +41,8 @@ pub struct Agents {
     pub sessions: Sessions,
     /// Agents of other edges.
     pub peers: Arc<Directory>,
+    /// Keys of raw connections that other edges were given.
+    pub(super) raw_keys: Arc<RawKeys>,
     /// Sessions that stay here after another process has taken over.
     pub staying: Staying,
     /// Sources that fail to authenticate.
@@ -60,6 +63,7 @@ impl Agents {
             edge,
             sessions,
             peers: Arc::default(),
+            raw_keys: Arc::default(),
             staying: Staying::default(),
             auth_failures: AuthFailures::default(),
             waiting_logins,

@@ -20,7 +20,7 @@ use crate::net::detect::POSTGRES_SSL_REQUEST;
 use crate::net::hello::{Hello, finish_handshake, refuse_name};
 use crate::net::socket::{Socket, UNACKNOWLEDGED_SECS_MAX};
 use crate::net::tls::{self, Protocols};
-use crate::relay::{self, End, Ended, First, Side};
+use crate::relay::{self, End, Ended, Side};
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::metrics::GaugeGuard;
 use crate::state::pool::Pool;
@@ -268,13 +268,18 @@ async fn serve(shard: &Shard, conn: &mut Conn, endpoint: &Endpoint, agent: &Agen
     Served::Again(why(false))
 }
 
-/// Serves the visitor's own TLS over a raw link, if there is one: both sockets are spliced. None: no byte came of it, so
-/// another carrier may be tried.
+/// Serves the visitor's own TLS over a raw link, or over a raw connection to the agent's edge, if there is one: both sockets are
+/// spliced. None: no byte came of it, so another carrier may be tried.
 async fn through_raw(shard: &Shard, conn: &mut Conn, agent: &AgentRef, origin: Origin) -> Option<Served> {
     let hello = conn.client.unread().filter(|hello| !hello.is_empty())?;
     let mut stream = match shard.dialer().open_raw(agent, origin, &hello).await? {
         Ok(stream) => stream,
         Err(RawFailed::Refused(Code::REFUSED)) => return Some(Served::Again(why(true))),
+        // The other edge has confirmed nothing.
+        Err(RawFailed::Lost) if agent.elsewhere.is_some() => {
+            let has_better = agent.session.is_silent() && conn.dispatch.has_other();
+            return has_better.then(|| Served::Again(Failure::agent_silent()));
+        }
         Err(RawFailed::Lost) if conn.log.elapsed() < new_connection(agent.session.timed_out()) => {
             return None;
         }
@@ -285,32 +290,10 @@ async fn through_raw(shard: &Shard, conn: &mut Conn, agent: &AgentRef, origin: O
         }
     };
     let client = conn.client.passed_on()?;
-    let limits = shard.edge().waits.idle();
-    let by_ring = client.by_ring().and_then(|client| Ok(client.zip(stream.by_ring()?)));
-    let join = async {
-        match &by_ring {
-            Ok(Some((client, agent))) => {
-                let ended = relay::splice(client, agent, First::default(), limits).await;
-                if ended.end == End::Finished {
-                    client.finished();
-                    agent.finished();
-                }
-                ended
-            }
-            // A socket that belongs to no runtime fails at its first call.
-            Ok(None) | Err(_) => relay::splice(client, stream.socket(), First::default(), limits).await,
-        }
+    let Some(ended) = stream.join(client, shard.edge().waits.idle()).await else {
+        conn.client.abort_on_close();
+        return Some(Served::Over(over(ErrorCode::AGENT_STREAM, "the agent's session ended")));
     };
-    let ended = tokio::select! {
-        ended = join => ended,
-        () = stream.ended() => {
-            conn.client.abort_on_close();
-            return Some(Served::Over(over(ErrorCode::AGENT_STREAM, "the agent's session ended")));
-        }
-    };
-    if ended.end != End::Finished {
-        stream.socket().abort_on_close();
-    }
     Some(Served::Over(closed(conn, &ended)))
 }
 

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
@@ -251,6 +251,13 @@ impl Socket {
         let n = stream.read_buf(&mut self.peeked).await?;
         self.traffic.add_received(n);
         Ok(n)
+    }
+
+    /// Whether it is open, and has nothing to be read.
+    pub fn is_quiet(&mut self) -> bool {
+        let mut byte = [0];
+        let mut cx = Context::from_waker(Waker::noop());
+        Pin::new(self).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
     }
 
     /// Drops the first `n` bytes looked at: they were answered here.

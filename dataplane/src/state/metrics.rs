@@ -35,6 +35,13 @@ pub struct ReasonLabel {
     pub reason: &'static str,
 }
 
+/// What joins two connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct JoinedLabel {
+    /// `spliced` or `copied`.
+    pub joined: &'static str,
+}
+
 /// Class of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct StatusLabel {
@@ -123,6 +130,16 @@ metrics! {
     peers_refused: Counter = "peers_refused", "Connections of edges refused: their certificate, TLS, or control does not name them";
     /// Streams of other edges that were refused.
     peer_streams_refused: Counter = "peer_streams_refused", "Streams of other edges that are not served here";
+    /// Raw connections to other edges that wait for a visitor.
+    peer_raw_idle: Gauge = "peer_raw_idle", "Raw connections to other edges that wait for a visitor";
+    /// Claims of raw connections that were not confirmed; their visitors went over the mux.
+    peer_raw_unconfirmed: Counter = "peer_raw_unconfirmed", "Visitors that went over the mux because a raw connection to another edge was not confirmed";
+    /// Raw connections of other edges, proven.
+    peer_raw_connections_open: Gauge = "peer_raw_connections_open", "Raw connections of other edges, idle or in use";
+    /// Streams of other edges on raw connections, by what joins them to their agents.
+    peer_raw_streams: Family<JoinedLabel, Counter> = "peer_raw_streams", "Streams of other edges on raw connections, by how they go on to their agents (spliced, copied)";
+    /// Raw connections of other edges that were refused.
+    peer_raw_refused: Counter = "peer_raw_refused", "Raw connections at the listener for edges that were refused: not proven in time, too many, or a bad claim";
     /// Agent sessions from which nothing is heard.
     sessions_silent: Gauge = "agent_sessions_silent", "Agent sessions from which nothing is heard";
     /// Agent endpoints online.

@@ -33,6 +33,7 @@ impl Shard {
             streams_failed: metrics.streams_failed.clone(),
             links_idle: metrics.links_idle.clone(),
             claims_unconfirmed: metrics.claims_unconfirmed.clone(),
+            peer_raw_unconfirmed: metrics.peer_raw_unconfirmed.clone(),
             sessions_silent: metrics.sessions_silent.clone(),
         };
         let drain = Duration::from_millis(edge.waits.idle().half_closed_ms);

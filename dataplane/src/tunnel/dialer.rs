@@ -2,7 +2,7 @@
 //!
 //! Which transport a stream takes: the QUIC connection, if the session has one. Otherwise HTTP takes the session's mux, whose
 //! frames share writes; everything else takes a link that waits on this shard, and the mux if none does. The client's own TLS
-//! takes a raw link first.
+//! takes a raw link first; to an agent of another edge, a raw connection to that edge.
 
 use std::io;
 use std::rc::Rc;
@@ -11,12 +11,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ebbgate_model::TunnelSessionId;
 use ebbgate_tunnel::{TunnelStream, driver};
-use ebbgate_wire::link::raw::Sealing;
+use ebbgate_wire::link::raw::fits_claim;
 use ebbgate_wire::mux::{self, Code};
 use ebbgate_wire::rpc::StreamKind;
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::spawn_local;
 use tokio::time::{Duration, Instant, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::agent_liveness::{self, Look};
 use super::claim::{Retry, resend};
@@ -24,6 +25,8 @@ use super::idle_links::IdleLinks;
 use super::link::{Link, LinkStream};
 use super::metrics::{CarrierLabel, TunnelMetrics};
 use super::origin::Origin;
+use super::peer::Elsewhere;
+use super::peer_links::{OpenPool, PeerLinks};
 use super::quic::QuicTransport;
 use super::raw_link::{RawFailed, RawLink, RawStream};
 use super::session::{AgentRef, OpenError, SessionState, Slot};
@@ -68,6 +71,7 @@ pub struct AgentDialer(Rc<Inner>);
 struct Inner {
     links: IdleLinks<Link>,
     raw_links: IdleLinks<RawLink>,
+    peer_links: PeerLinks,
     metrics: TunnelMetrics,
     /// How long a link may wait, after its stream, for the agent to hold no byte of it.
     drain: Duration,
@@ -78,7 +82,8 @@ impl AgentDialer {
     pub fn new(metrics: TunnelMetrics, drain: Duration) -> Self {
         let idle = &metrics.links_idle;
         let (links, raw_links) = (IdleLinks::new(idle.clone()), IdleLinks::new(idle.clone()));
-        Self(Rc::new(Inner { links, raw_links, metrics, drain }))
+        let peer_links = PeerLinks::default();
+        Self(Rc::new(Inner { links, raw_links, peer_links, metrics, drain }))
     }
 
     /// Keeps a link ready here; one whose session has ended closes.
@@ -160,21 +165,18 @@ impl AgentDialer {
         })
     }
 
-    /// Claims a raw link for the client whose first bytes these are. None: there is none.
+    /// Claims a raw link for the client whose own TLS begins with these bytes, or a raw connection to the agent's edge. None: there
+    /// is none.
     pub async fn open_raw(
         &self,
         agent: &AgentRef,
         origin: Origin,
         hello: &[u8],
     ) -> Option<Result<RawStream, RawFailed>> {
-        let first = Bytes::from([&origin.preamble(agent), hello].concat());
-        if !self.0.raw_links.has(agent.session.id) || !Sealing::fits(first.len()) {
-            return None;
-        }
-        agent.session.make_room().await;
-        let slot = agent.session.slot().ok()?;
-        self.watch(&agent.session);
-        let claimed = self.0.raw_links.take(agent.session.id)?.claim(slot, origin.header(agent), first).await;
+        let claimed = match &agent.elsewhere {
+            Some(at) => self.claim_across(agent, at, origin, hello).await?,
+            None => self.claim_raw(agent, origin, hello).await?,
+        };
         match &claimed {
             Ok(_) => agent.health.answered(Instant::now()),
             Err(RawFailed::Refused(Code::REFUSED)) => agent.health.refused(Instant::now()),
@@ -182,9 +184,55 @@ impl AgentDialer {
         }
         match &claimed {
             Ok(_) => self.count("raw"),
+            Err(RawFailed::Lost) if agent.elsewhere.is_some() => {
+                self.0.metrics.peer_raw_unconfirmed.inc();
+            }
             Err(_) => drop(self.0.metrics.streams_failed.inc()),
         }
         Some(claimed)
+    }
+
+    async fn claim_raw(
+        &self,
+        agent: &AgentRef,
+        origin: Origin,
+        hello: &[u8],
+    ) -> Option<Result<RawStream, RawFailed>> {
+        let first = Bytes::from([&origin.preamble(agent), hello].concat());
+        if !self.0.raw_links.has(agent.session.id) || !fits_claim(first.len()) {
+            return None;
+        }
+        agent.session.make_room().await;
+        let slot = agent.session.slot().ok()?;
+        self.watch(&agent.session);
+        Some(self.0.raw_links.take(agent.session.id)?.claim(slot, origin.header(agent), first).await)
+    }
+
+    async fn claim_across(
+        &self,
+        agent: &AgentRef,
+        at: &Elsewhere,
+        origin: Origin,
+        hello: &[u8],
+    ) -> Option<Result<RawStream, RawFailed>> {
+        let may_pass = at.passes_bare && origin.passthrough && fits_claim(hello.len());
+        if !may_pass || agent.session.is_silent() {
+            return None;
+        }
+        let slot = agent.session.slot().ok()?;
+        self.watch(&agent.session);
+        let first = Bytes::copy_from_slice(hello);
+        self.0.peer_links.claim(slot, agent.session.id, origin.peer_header(at), first).await
+    }
+
+    /// Has visitors' own TLS take raw connections beside a mux connection to another edge, which `ended` tells the end of.
+    pub fn peer_pool(
+        &self,
+        way: &Arc<SessionState>,
+        mux: driver::Session,
+        ended: CancellationToken,
+    ) -> OpenPool {
+        self.0.peer_links.open(way, mux, ended)
     }
 
     fn count(&self, carrier: &'static str) {

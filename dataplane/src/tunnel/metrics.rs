@@ -23,6 +23,8 @@ pub struct TunnelMetrics {
     pub links_idle: Gauge,
     /// Claims of links that were not confirmed in time.
     pub claims_unconfirmed: Counter,
+    /// Claims of raw connections to other edges that were not confirmed.
+    pub peer_raw_unconfirmed: Counter,
     /// Sessions from which nothing is heard.
     pub sessions_silent: Gauge,
 }

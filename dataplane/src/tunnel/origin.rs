@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use ebbgate_model::Scheme;
 use ebbgate_wire::rpc::{EdgeType, ProxyHeader};
 
-use super::peer::{HOPS_MAX, PeerHeader};
+use super::peer::{Elsewhere, HOPS_MAX, PeerHeader};
 use super::proxy_protocol;
 use super::session::AgentRef;
 
@@ -45,17 +45,21 @@ impl Origin {
             head.extend_from_slice(&self.preamble(agent));
             return head;
         };
-        let header = PeerHeader {
-            account: elsewhere.account,
-            session: elsewhere.session,
-            endpoint: elsewhere.endpoint,
+        self.peer_header(elsewhere).encode()
+    }
+
+    /// What the edge of the agent is told of the stream.
+    pub(super) fn peer_header(&self, at: &Elsewhere) -> PeerHeader {
+        PeerHeader {
+            account: at.account,
+            session: at.session,
+            endpoint: at.endpoint,
             client: self.client,
             server: self.server,
             proto: self.proto,
             passthrough: self.passthrough,
             hops: HOPS_MAX,
-        };
-        header.encode()
+        }
     }
 
     /// What the agent wants in front of the client's bytes.

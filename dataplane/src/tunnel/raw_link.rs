@@ -3,22 +3,23 @@
 //!
 //! Keys, proof and claim are `ebbgate_wire::link::raw`'s, which says why an attacker on the path cannot use them.
 
+use std::any::Any;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Waker};
 
 use bytes::Bytes;
 use ebbgate_wire::link::raw::{Claim, Sealing, is_young, read_status};
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::ProxyHeader;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::idle_links::Waiting;
 use super::link::LinkOwner;
 use super::session::{SessionState, Slot};
-use crate::net::socket::{Ringed, Socket};
+use crate::net::socket::Socket;
+use crate::relay::{self, End, Ended, First, IdleLimits};
 
 /// Seconds an agent may take to reach its upstream and say so.
 const STATUS_SECS_MAX: u64 = 15;
@@ -48,12 +49,6 @@ impl RawLink {
         Self { socket, sealing, owner, since: Instant::now() }
     }
 
-    fn is_quiet(&mut self) -> bool {
-        let mut byte = [0];
-        let mut cx = Context::from_waker(Waker::noop());
-        Pin::new(&mut self.socket).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
-    }
-
     /// Leaves this thread's runtime.
     pub fn detach(&mut self) -> io::Result<()> {
         self.socket.detach()
@@ -72,8 +67,9 @@ impl RawLink {
         first: Bytes,
     ) -> Result<RawStream, RawFailed> {
         let sealed = self.sealing.seal(&Claim { header, first }).map_err(|_| RawFailed::Lost)?;
-        let mut stream = RawStream { socket: self.socket, owner: self.owner, _slot: slot };
-        let ended = stream.owner.session.ended().clone();
+        let LinkOwner { session, permits } = self.owner;
+        let ended = session.ended().clone();
+        let mut stream = RawStream::new(self.socket, ended.clone(), permits, slot);
         let answer = async {
             stream.socket.write_all(&sealed).await?;
             stream.socket.read_u8().await
@@ -102,30 +98,61 @@ impl Waiting for RawLink {
     /// Young enough, silent, its session alive and its account still willing.
     fn is_usable(&mut self) -> bool {
         let session = &self.owner.session;
-        is_young(self.since.elapsed()) && session.is_alive() && session.takes_raw() && self.is_quiet()
+        is_young(self.since.elapsed()) && session.is_alive() && session.takes_raw() && self.socket.is_quiet()
     }
 }
 
-/// A claimed raw link: from here on bare bytes.
+/// A claimed raw link, or raw connection to another edge: from here on bare bytes.
 pub struct RawStream {
     socket: Socket,
-    owner: LinkOwner,
+    ended: CancellationToken,
+    _held: Box<dyn Any + Send>,
     _slot: Slot,
 }
 
 impl RawStream {
-    /// The connection to the agent.
-    pub fn socket(&self) -> &Socket {
-        &self.socket
+    /// A stream that ends once `ended` is cancelled. `held`: what is given back when it closes.
+    pub(super) fn new(
+        socket: Socket,
+        ended: CancellationToken,
+        held: Box<dyn Any + Send>,
+        slot: Slot,
+    ) -> Self {
+        Self { socket, ended, _held: held, _slot: slot }
     }
 
-    /// As [`Socket::by_ring`].
-    pub fn by_ring(&mut self) -> io::Result<Option<Ringed>> {
-        self.socket.by_ring()
+    /// Makes its close an abort.
+    pub fn abort_on_close(&self) {
+        self.socket.abort_on_close();
     }
 
-    /// Completes when the session ends, and the stream with it.
-    pub async fn ended(&self) {
-        self.owner.session.ended().cancelled().await;
+    /// Splices it with a client's socket, of which all that was read has been passed on, until both have ended. None: the session
+    /// ended first. Unless both ended in order the agent's side sees an abort; what the client sees is the caller's to say. Who drops
+    /// the future before it is ready calls [`RawStream::abort_on_close`].
+    pub async fn join(&mut self, client: &mut Socket, limits: IdleLimits) -> Option<Ended> {
+        let Self { socket, ended, .. } = self;
+        let by_ring = client.by_ring().and_then(|client| Ok(client.zip(socket.by_ring()?)));
+        let splicing = async {
+            match &by_ring {
+                Ok(Some((client, agent))) => {
+                    let ended = relay::splice(client, agent, First::default(), limits).await;
+                    if ended.end == End::Finished {
+                        client.finished();
+                        agent.finished();
+                    }
+                    ended
+                }
+                // A socket that belongs to no runtime fails at its first call.
+                Ok(None) | Err(_) => relay::splice(client, socket, First::default(), limits).await,
+            }
+        };
+        let ended = tokio::select! {
+            ended = splicing => Some(ended),
+            () = ended.cancelled() => None,
+        };
+        if ended.as_ref().is_none_or(|ended| ended.end != End::Finished) {
+            socket.abort_on_close();
+        }
+        ended
     }
 }

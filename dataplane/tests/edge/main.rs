@@ -3,6 +3,7 @@
 
 #![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that goes wrong has failed")]
 
+mod across_raw;
 mod agents;
 mod aside;
 mod balancers;

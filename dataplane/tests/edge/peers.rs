@@ -51,25 +51,21 @@ pub(crate) fn peer(n: u8, at: Option<SocketAddr>) -> ToEdge {
 
 /// Edge 1 has agents, edge 2 visitors; both know the other, as if control had told.
 pub(crate) struct Two {
-    fleet: Authority,
+    pub(crate) fleet: Authority,
     pub(crate) agents: Lab,
     pub(crate) visitors: Lab,
-    at: SocketAddr,
+    pub(crate) at: SocketAddr,
 }
 
 impl Two {
     pub(crate) fn start() -> Self {
         let (fleet, agents, mut visitors) = (Authority::new("edges"), Lab::start(), Lab::start());
         visitors.tcp_to(TARGET);
-        agents.edge.peers.prove_by(proof(&fleet, 1));
         visitors.edge.peers.prove_by(proof(&fleet, 2));
-        let (at, listeners) = listen::bind("peers", "127.0.0.1:0".parse().unwrap(), SHARDS).unwrap();
-        agents.edge.mailboxes.listen(&Entrance::Peers, listeners);
-        let two = Self { fleet, agents, visitors, at };
-        two.agents.agents.peers.begin(id(1));
-        two.visitors.agents.peers.begin(id(2));
-        two.agents.agents.peers.take(&two.agents.edge, peer(2, None));
-        two.tell(peer(1, Some(at)));
+        visitors.agents.peers.begin(id(2));
+        let mut two = Self { fleet, agents, visitors, at: ([127, 0, 0, 1], 0).into() };
+        two.at = two.join(&two.agents, 1);
+        two.tell(peer(1, Some(two.at)));
         two
     }
 
@@ -78,20 +74,32 @@ impl Two {
         self.visitors.agents.told_of_peer(message);
     }
 
-    /// The sessions of edge 1, as it reports them.
-    pub(crate) fn sessions(&self) -> BTreeMap<TunnelSessionId, SessionReport> {
-        let FromEdge::Sessions { sessions } = self.agents.edge.reports.snapshot() else {
-            panic!("no sessions")
-        };
-        sessions
+    /// Another edge with agents, which knows that of the visitors; where it is reached.
+    pub(crate) fn join(&self, lab: &Lab, n: u8) -> SocketAddr {
+        lab.edge.peers.prove_by(proof(&self.fleet, n));
+        let (at, listeners) = listen::bind("peers", "127.0.0.1:0".parse().unwrap(), SHARDS).unwrap();
+        lab.edge.mailboxes.listen(&Entrance::Peers, listeners);
+        lab.agents.peers.begin(id(n));
+        lab.agents.told_of_peer(peer(2, None));
+        at
     }
 
-    /// Tells the visitors' edge of the sessions of the other, and waits for a way there.
+    /// The sessions of edge 1, as it reports them.
+    pub(crate) fn sessions(&self) -> BTreeMap<TunnelSessionId, SessionReport> {
+        sessions(&self.agents)
+    }
+
+    /// Tells the visitors' edge of the sessions of the first, and waits for a way there.
     pub(crate) async fn told(&self) {
-        for (session, report) in self.sessions() {
-            self.tell(ToEdge::PeerSession { edge: id(1), session, report: Arc::new(report) });
+        self.told_of(&self.agents, 1).await;
+    }
+
+    /// The same of any edge.
+    pub(crate) async fn told_of(&self, lab: &Lab, n: u8) {
+        for (session, report) in sessions(lab) {
+            self.tell(ToEdge::PeerSession { edge: id(n), session, report: Arc::new(report) });
         }
-        until(|| self.visitors.edge.peers.ways()[&id(1)].session.carriers() == SHARDS).await;
+        until(|| self.visitors.edge.peers.ways()[&id(n)].session.carriers() == SHARDS).await;
     }
 
     pub(crate) async fn visit(&self, question: &[u8]) -> Vec<u8> {
@@ -99,8 +107,14 @@ impl Two {
     }
 }
 
+/// The sessions of an edge, as it reports them.
+fn sessions(lab: &Lab) -> BTreeMap<TunnelSessionId, SessionReport> {
+    let FromEdge::Sessions { sessions } = lab.edge.reports.snapshot() else { panic!("no sessions") };
+    sessions
+}
+
 /// Waits for a state.
-async fn until(is: impl Fn() -> bool) {
+pub(crate) async fn until(is: impl Fn() -> bool) {
     let waiting = async {
         while !is() {
             sleep(Duration::from_millis(5)).await;
@@ -218,7 +232,7 @@ async fn members_here_come_first_and_what_fails_there_is_tried_here() {
 }
 
 /// A way through which nothing goes once it is closed, and of which neither end is told.
-async fn valve(to: SocketAddr) -> (SocketAddr, tokio::sync::watch::Sender<bool>) {
+pub(crate) async fn valve(to: SocketAddr) -> (SocketAddr, tokio::sync::watch::Sender<bool>) {
     let (closed, is_closed) = tokio::sync::watch::channel(false);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
@@ -252,19 +266,11 @@ async fn visitors_leave_an_edge_from_which_nothing_is_heard() {
     assert_eq!(two.visit(b"").await, b"one");
 
     let third = Lab::start();
-    third.edge.peers.prove_by(proof(&two.fleet, 3));
-    let (at, listeners) = listen::bind("peers", "127.0.0.1:0".parse().unwrap(), SHARDS).unwrap();
-    third.edge.mailboxes.listen(&Entrance::Peers, listeners);
-    third.agents.peers.begin(id(3));
-    third.agents.peers.take(&third.edge, peer(2, None));
+    let at = two.join(&third, 3);
     let other = third.agent(TOKEN).await;
     other.bind(TARGET).await;
-    let FromEdge::Sessions { sessions } = third.edge.reports.snapshot() else { panic!("no sessions") };
     two.tell(peer(3, Some(at)));
-    for (session, report) in sessions {
-        two.tell(ToEdge::PeerSession { edge: id(3), session, report: Arc::new(report) });
-    }
-    until(|| two.visitors.edge.peers.ways()[&id(3)].session.carriers() == SHARDS).await;
+    two.told_of(&third, 3).await;
     let _other = other.echo(b"three");
 
     closed.send_replace(true);

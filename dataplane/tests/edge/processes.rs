@@ -52,7 +52,7 @@ fn process() -> Lab {
 }
 
 /// What a process gives the one that takes over from it.
-fn given(older: &Lab) -> Vec<Channel> {
+pub(crate) fn given(older: &Lab) -> Vec<Channel> {
     let (channel, own) = Channel::pair().unwrap();
     newer::serve(&older.agents, own).unwrap();
     let still_older = older.edge.older.copies().unwrap().into_iter().map(Channel::from_fd);
@@ -395,7 +395,7 @@ async fn a_lent_port_is_the_agents_again_at_the_process_that_takes_over() {
 }
 
 /// Gives a process the listener for edges that another has.
-fn hand_over_peers(older: &Lab, newer: &Lab) {
+pub(crate) fn hand_over_peers(older: &Lab, newer: &Lab) {
     for listened in older.edge.mailboxes.listening.all().unwrap() {
         if listened.entrance == Entrance::Peers {
             let (_, listeners) = listen::adopt("peers", &listened.sockets, None, SHARDS).unwrap();

@@ -17,8 +17,8 @@ use crate::lab::{
     Agent, Authority, Lab, OTHER_TOKEN, Previous, SHARDS, TOKEN, account, exchange, exchange_tls, forward,
 };
 
-const DB: &str = "db.example.com";
-const TARGET: &str = "tls://db.clinic1.internal";
+pub(crate) const DB: &str = "db.example.com";
+pub(crate) const TARGET: &str = "tls://db.clinic1.internal";
 const SOON_SECS: u64 = 20;
 
 async fn soon(what: &str, mut is: impl FnMut() -> bool) {
@@ -29,16 +29,16 @@ async fn soon(what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
-fn carried(lab: &Lab, carrier: &'static str) -> u64 {
+pub(crate) fn carried(lab: &Lab, carrier: &'static str) -> u64 {
     lab.edge.metrics.streams.get_or_create(&CarrierLabel { carrier }).get()
 }
 
-async fn asking(lab: &Lab, token: &str) -> Agent {
+pub(crate) async fn asking(lab: &Lab, token: &str) -> Agent {
     let agent = Agent::connect_for(lab, token, "localhost", &Previous::default(), &["link", "raw"]).await;
     agent.unwrap_or_else(|reply| panic!("{reply:?}"))
 }
 
-fn allow(lab: &mut Lab, allowed: bool) {
+pub(crate) fn allow(lab: &mut Lab, allowed: bool) {
     lab.change(|p| {
         let own = p.credentials.values_mut().filter(|c| c.account == account(1));
         own.for_each(|credential| credential.passthrough_links = allowed);
@@ -57,12 +57,12 @@ async fn start() -> (Lab, Agent) {
 
 /// What an agent knows of its session.
 #[derive(Clone)]
-struct Known {
-    session: TunnelSessionId,
-    key: RawKey,
+pub(crate) struct Known {
+    pub(crate) session: TunnelSessionId,
+    pub(crate) key: RawKey,
 }
 
-fn known(agent: &Agent) -> Known {
+pub(crate) fn known(agent: &Agent) -> Known {
     let extra = &agent.reply.extra;
     let key =
         extra.carriers.as_ref().and_then(|offer| offer.raw_key.as_ref()).expect("the account allows it");
@@ -70,7 +70,7 @@ fn known(agent: &Agent) -> Known {
 }
 
 /// A link of the agent's, proven.
-struct Raw {
+pub(crate) struct Raw {
     socket: TcpStream,
     opening: OpeningKey,
 }
@@ -92,7 +92,7 @@ async fn raw(lab: &Lab, known: &Known) -> Raw {
 }
 
 /// One proven link on every shard.
-async fn raws(lab: &Lab, known: &Known) -> Vec<Raw> {
+pub(crate) async fn raws(lab: &Lab, known: &Known) -> Vec<Raw> {
     let before = lab.edge.metrics.links_idle.get();
     let mut raws = Vec::new();
     for _ in 0..SHARDS {
@@ -119,7 +119,7 @@ impl Raw {
 }
 
 /// The first link that is claimed.
-async fn first(raws: Vec<Raw>) -> (Claim, TcpStream) {
+pub(crate) async fn first(raws: Vec<Raw>) -> (Claim, TcpStream) {
     let (send, mut receive) = tokio::sync::mpsc::channel(SHARDS);
     for raw in raws {
         let send = send.clone();
@@ -133,7 +133,7 @@ async fn first(raws: Vec<Raw>) -> (Claim, TcpStream) {
 }
 
 /// Serves the upstream of the first link that is claimed.
-fn serve(site: &Authority, raws: Vec<Raw>) -> tokio::task::JoinHandle<(Claim, Vec<u8>)> {
+pub(crate) fn serve(site: &Authority, raws: Vec<Raw>) -> tokio::task::JoinHandle<(Claim, Vec<u8>)> {
     let acceptor = site.server(&[DB]);
     tokio::spawn(async move {
         let (claim, mut socket) = first(raws).await;

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use ebbgate_lab::guide::{
@@ -11,11 +12,17 @@ use ebbgate_lab::http;
 use ebbgate_lab::remote_edge::{RemoteEdge, join_string};
 use ebbgate_lab::test_lab::TestLab;
 use ebbgate_lab::wait::soon;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 use crate::service;
 use crate::visitor::Visitor;
 
+/// A name whose TLS no edge and no agent ends.
+const OWN_TLS_HOST: &str = "db.clinic-network.com";
 /// An agent's public endpoint.
 const OWN_HOST: &str = "own.clinic-network.com";
 
@@ -250,6 +257,100 @@ fn an_upgraded_connection_crosses_two_edges() -> Result<()> {
         tls.read_exact(&mut back)?;
         assert_eq!(back, word);
     }
+    Ok(())
+}
+
+/// A service that ends TLS for a name by itself and echoes; its certificate, which is its own authority.
+fn tls_echo(name: &str) -> Result<(SocketAddr, String)> {
+    let signed = rcgen::generate_simple_self_signed(vec![name.to_owned()])?;
+    let key = PrivateKeyDer::from_pem_slice(signed.signing_key.serialize_pem().as_bytes())?;
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![signed.cert.der().clone()], key)?;
+    let config = Arc::new(config);
+    let at = service::tcp(move |stream| {
+        let tls = ServerConnection::new(Arc::clone(&config)).map_err(std::io::Error::other)?;
+        let mut tls = StreamOwned::new(tls, stream);
+        let mut chunk = [0; 16 << 10];
+        loop {
+            let n = tls.read(&mut chunk)?;
+            if n == 0 {
+                tls.conn.send_close_notify();
+                tls.flush()?;
+                return tls.sock.shutdown(Shutdown::Write);
+            }
+            tls.write_all(&chunk[..n])?;
+        }
+    })?;
+    Ok((at, signed.cert.pem()))
+}
+
+/// What is said comes back.
+fn echoes(tls: &mut (impl Read + Write), said: &[u8]) -> Result<()> {
+    tls.write_all(said)?;
+    let mut back = vec![0; said.len()];
+    tls.read_exact(&mut back)?;
+    ensure!(back == said, "something else came back");
+    Ok(())
+}
+
+#[test]
+fn a_visitors_own_tls_crosses_two_edges_without_a_second_encryption() -> Result<()> {
+    let lab = super::lab()?;
+    let mut agents = edge(&lab, "rome", "127.0.0.2")?;
+    let visitors = edge(&lab, "paris", "127.0.0.3")?;
+    let api = lab.passthrough_account("own TLS")?;
+    let user = api.create("/bot_users", &json!({ "name": "all names" }))?;
+    let credential = api.create("/credentials", &json!({ "owner_id": user["id"] }))?;
+    let token = credential["token"].as_str().context("a token")?;
+    api.create("/reserved_domains", &json!({ "domain": OWN_TLS_HOST, "region": "us" }))?;
+    let (service, certificate) = tls_echo(OWN_TLS_HOST)?;
+    let endpoints =
+        format!("  - name: db\n    url: tls://{OWN_TLS_HOST}\n    upstream:\n      url: tcp://{service}\n");
+    let _agent = lab.agent_carrying("agent", "link", token, &endpoints, &only(&agents))?;
+    let visitor = Visitor::trusting(&lab, certificate.as_bytes())?.at(visitors.https());
+    let mut open = soon("the agent to be reached", || Ok(visitor.tls(OWN_TLS_HOST).ok()))?;
+    echoes(&mut open, b"over the mux, or bare")?;
+
+    let bare =
+        |edge: &RemoteEdge| metric(edge, "ebbgate_edge_agent_streams_total{carrier=\"raw\"}").unwrap_or(0);
+    let spliced = "ebbgate_edge_peer_raw_streams_total{joined=\"spliced\"}";
+    let visit = || -> Result<_> {
+        let mut tls = visitor.tls(OWN_TLS_HOST)?;
+        echoes(&mut tls, b"word")?;
+        Ok(tls)
+    };
+    let mut held = soon("a visitor to cross bare, and to be spliced", || {
+        let before = (bare(&visitors), metric(&agents, spliced).unwrap_or(0));
+        let tls = visit()?;
+        let now = (bare(&visitors), metric(&agents, spliced).unwrap_or(0));
+        Ok((now.0 > before.0 && now.1 > before.1).then_some(tls))
+    })?;
+    for n in 0..200 {
+        echoes(&mut held, &[n; 16 << 10])?;
+    }
+    assert_eq!(metric(&visitors, "ebbgate_edge_peer_raw_unconfirmed_total")?, 0);
+
+    // What is under way outlives the process that carries it, and the next one is asked anew.
+    agents.upgrade(&lab.programs().edge())?;
+    echoes(&mut held, b"still here")?;
+    echoes(&mut open, b"and the first one")?;
+    soon("a visitor to cross bare through the process that serves", || {
+        let before = bare(&visitors);
+        visit()?;
+        let idle = metric(&agents, "ebbgate_edge_peer_raw_connections_open")?;
+        Ok((bare(&visitors) > before && idle > 0).then_some(()))
+    })?;
+    echoes(&mut held, b"to its end")?;
+    held.conn.send_close_notify();
+    held.flush()?;
+    held.sock.shutdown(Shutdown::Write)?;
+    assert_eq!(held.read_to_end(&mut Vec::new())?, 0);
+
+    let mut held = visit()?;
+    agents.kill();
+    assert!(held.read_to_end(&mut Vec::new()).is_err(), "an edge that died has not ended in order");
     Ok(())
 }
 

@@ -14,6 +14,12 @@
 //! opens on no other link, in no other session and never twice. It carries the visitor's first bytes (its TLS
 //! `ClientHello`) inside the seal, so an attacker on the path cannot make the agent speak to an upstream for him:
 //! he may only cut, delay or garble what the visitor's TLS protects anyway.
+//!
+//! `between` is the same between two edges.
+
+pub mod between;
+
+use std::marker::PhantomData;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
@@ -95,10 +101,11 @@ impl RawKey {
         bytes.try_into().map(Self).map_err(|_| RawError::Key)
     }
 
-    fn derive(&self, label: &[u8], session: Ksuid, agent: &Nonce, edge: &Nonce) -> LessSafeKey {
-        let salt = Salt::new(HKDF_SHA256, &[agent.as_slice(), edge].concat());
+    /// `answer`: the nonce of the side that was greeted.
+    fn derive(&self, label: &[u8], greeting: &Greeting, answer: &Nonce) -> LessSafeKey {
+        let salt = Salt::new(HKDF_SHA256, &[greeting.nonce.as_slice(), answer].concat());
         let prk = salt.extract(&self.0);
-        let session = session.to_string();
+        let session = greeting.session.to_string();
         let info = [label, session.as_bytes()];
         let okm = prk.expand(&info, &AES_256_GCM).expect("32 bytes are within HKDF's 8,160");
         LessSafeKey::new(UnboundKey::from(okm))
@@ -116,7 +123,7 @@ impl std::fmt::Debug for RawKey {
 pub struct Greeting {
     /// The session's id without its prefix.
     pub session: Ksuid,
-    /// The agent's nonce.
+    /// The nonce of the side that greets.
     pub nonce: Nonce,
 }
 
@@ -142,11 +149,35 @@ impl Greeting {
     }
 }
 
+/// The header of a claim: which endpoint, and which visitor.
+pub trait ClaimHeader: Sized {
+    /// As it is sealed; at most [`PROXY_HEADER_BYTES_MAX`].
+    fn json(&self) -> Vec<u8>;
+    /// Reads it. None: it is none.
+    fn decode(json: &[u8]) -> Option<Self>;
+    /// Whether the bytes are the visitor's own TLS: no others may go bare.
+    fn is_passthrough(&self) -> bool;
+}
+
+impl ClaimHeader for ProxyHeader {
+    fn json(&self) -> Vec<u8> {
+        Self::json(self)
+    }
+
+    fn decode(json: &[u8]) -> Option<Self> {
+        Self::decode(json).ok()
+    }
+
+    fn is_passthrough(&self) -> bool {
+        self.passthrough_tls
+    }
+}
+
 /// The visitor for which a link is claimed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
+pub struct Claim<H = ProxyHeader> {
     /// As on every proxied stream.
-    pub header: ProxyHeader,
+    pub header: H,
     /// The stream's first bytes: a PROXY header where the endpoint wants one, and the visitor's `ClientHello`.
     pub first: Bytes,
 }
@@ -160,28 +191,40 @@ pub struct AgentSide {
 impl AgentSide {
     /// Derives the keys of one link.
     pub fn new(key: &RawKey, greeting: &Greeting, edge: &Nonce) -> Self {
-        let derive = |label| key.derive(label, greeting.session, &greeting.nonce, edge);
+        let derive = |label| key.derive(label, greeting, edge);
         Self { proving: derive(AGENT_LABEL), opening: derive(EDGE_LABEL) }
     }
 
     /// What shows the edge that this agent holds the session's key, and what opens the claim.
     pub fn prove(self) -> ([u8; PROOF_BYTES], OpeningKey) {
-        let mut proof = [0; PROOF_BYTES];
-        let tag = self
-            .proving
-            .seal_in_place_separate_tag(only_nonce(), Aad::empty(), &mut [])
-            .expect("an empty text is within AES-GCM's limit");
-        proof.copy_from_slice(tag.as_ref());
-        (proof, OpeningKey(self.opening))
+        (proof_by(&self.proving), OpeningKey::new(self.opening))
     }
 }
 
-/// Opens the one claim of a link.
-pub struct OpeningKey(LessSafeKey);
+fn proof_by(proving: &LessSafeKey) -> [u8; PROOF_BYTES] {
+    let mut proof = [0; PROOF_BYTES];
+    let tag = proving
+        .seal_in_place_separate_tag(only_nonce(), Aad::empty(), &mut [])
+        .expect("an empty text is within AES-GCM's limit");
+    proof.copy_from_slice(tag.as_ref());
+    proof
+}
 
-impl OpeningKey {
+/// Compares in constant time.
+fn is_proof(checking: &LessSafeKey, mut proof: [u8; PROOF_BYTES]) -> bool {
+    checking.open_in_place(only_nonce(), Aad::empty(), &mut proof).is_ok()
+}
+
+/// Opens the one claim of a link.
+pub struct OpeningKey<H = ProxyHeader>(LessSafeKey, PhantomData<fn() -> H>);
+
+impl<H: ClaimHeader> OpeningKey<H> {
+    fn new(key: LessSafeKey) -> Self {
+        Self(key, PhantomData)
+    }
+
     /// Opens a claim, without its length.
-    pub fn open(self, mut sealed: Vec<u8>) -> Result<Claim, RawError> {
+    pub fn open(self, mut sealed: Vec<u8>) -> Result<Claim<H>, RawError> {
         let length = self
             .0
             .open_in_place(only_nonce(), Aad::empty(), &mut sealed)
@@ -194,9 +237,9 @@ impl OpeningKey {
             return Err(RawError::Malformed);
         }
         let json = rest.split_to(length);
-        let header = ProxyHeader::decode(&json).map_err(|_| RawError::Malformed)?;
+        let header = H::decode(&json).ok_or(RawError::Malformed)?;
         // Without the visitor's hello inside the seal, an attacker on the path could send another.
-        if rest.is_empty() || !header.passthrough_tls {
+        if rest.is_empty() || !header.is_passthrough() {
             return Err(RawError::Malformed);
         }
         Ok(Claim { header, first: rest })
@@ -212,32 +255,32 @@ pub struct EdgeSide {
 impl EdgeSide {
     /// Derives the keys of one link; `edge` is the nonce this edge sends.
     pub fn new(key: &RawKey, greeting: &Greeting, edge: &Nonce) -> Self {
-        let derive = |label| key.derive(label, greeting.session, &greeting.nonce, edge);
+        let derive = |label| key.derive(label, greeting, edge);
         Self { checking: derive(AGENT_LABEL), sealing: derive(EDGE_LABEL) }
     }
 
     /// Lets the link in if its agent holds the session's key. Compares in constant time.
     pub fn check(self, proof: [u8; PROOF_BYTES]) -> Result<Sealing, RawError> {
-        let mut proof = proof;
-        match self.checking.open_in_place(only_nonce(), Aad::empty(), &mut proof) {
-            Ok(_) => Ok(Sealing(self.sealing)),
-            Err(_) => Err(RawError::Forged),
-        }
+        if is_proof(&self.checking, proof) { Ok(Sealing::new(self.sealing)) } else { Err(RawError::Forged) }
     }
 }
 
-/// Seals the one claim of a link.
-pub struct Sealing(LessSafeKey);
+/// Whether a claim with these many first bytes fits; headers are at most [`PROXY_HEADER_BYTES_MAX`].
+pub fn fits_claim(first: usize) -> bool {
+    first <= CLAIM_BYTES_MAX - CLAIM_BYTES_MIN - PROXY_HEADER_BYTES_MAX
+}
 
-impl Sealing {
-    /// Whether a claim with these many first bytes fits; headers are at most [`PROXY_HEADER_BYTES_MAX`].
-    pub fn fits(first: usize) -> bool {
-        first <= CLAIM_BYTES_MAX - CLAIM_BYTES_MIN - PROXY_HEADER_BYTES_MAX
+/// Seals the one claim of a link.
+pub struct Sealing<H = ProxyHeader>(LessSafeKey, PhantomData<fn(H)>);
+
+impl<H: ClaimHeader> Sealing<H> {
+    fn new(key: LessSafeKey) -> Self {
+        Self(key, PhantomData)
     }
 
     /// The claim with its length, ready to send. Fails only where it is too long, or could never be opened.
-    pub fn seal(self, claim: &Claim) -> Result<Vec<u8>, RawError> {
-        if claim.first.is_empty() || !claim.header.passthrough_tls {
+    pub fn seal(self, claim: &Claim<H>) -> Result<Vec<u8>, RawError> {
+        if claim.first.is_empty() || !claim.header.is_passthrough() {
             return Err(RawError::Malformed);
         }
         let json = claim.header.json();
@@ -295,15 +338,16 @@ fn only_nonce() -> aws_lc_rs::aead::Nonce {
 }
 
 macro_rules! hidden {
-    ($($name:ident),*) => {$(
-        impl std::fmt::Debug for $name {
+    ($($name:ident $(<$header:ident>)?),*) => {$(
+        impl$(<$header>)? std::fmt::Debug for $name$(<$header>)? {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(concat!(stringify!($name), "(..)"))
             }
         }
     )*};
 }
-hidden!(AgentSide, OpeningKey, EdgeSide, Sealing);
+use hidden;
+hidden!(AgentSide, OpeningKey<H>, EdgeSide, Sealing<H>);
 
 #[cfg(test)]
 mod tests;

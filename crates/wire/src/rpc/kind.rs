@@ -8,6 +8,8 @@ use super::object::OBJECT_BYTES_MAX;
 const EDGES: u32 = 0x4542_4701;
 /// Number of [`StreamKind::EndpointHealth`]: "EBG" and 2.
 const ENDPOINT_HEALTH: u32 = 0x4542_4702;
+/// Number of [`StreamKind::RawKey`]: "EBG" and 3.
+const RAW_KEY: u32 = 0x4542_4703;
 /// Bytes of a request that carries no policy.
 const SHORT_REQUEST_BYTES_MAX: usize = 65_536;
 /// Number of [`StreamKind::Move`], which is ours: far from those of the protocol.
@@ -44,6 +46,8 @@ pub enum StreamKind {
     Edges,
     /// Server: this process ends; connect anew and keep this session for what it carries. Only for clients that say `Moves`.
     Move,
+    /// Between edges, ours alone: give me the key of raw connections beside this one.
+    RawKey,
     /// Either: echo my nonces for ever.
     Heartbeat,
     /// A number the protocol does not define.
@@ -68,6 +72,7 @@ impl StreamKind {
             Self::EndpointHealth => ENDPOINT_HEALTH,
             Self::Edges => EDGES,
             Self::Move => MOVE,
+            Self::RawKey => RAW_KEY,
             Self::Heartbeat => u32::MAX,
             Self::Unknown(number) => number,
         }
@@ -98,6 +103,7 @@ impl StreamKind {
             ENDPOINT_HEALTH => Self::EndpointHealth,
             EDGES => Self::Edges,
             MOVE => Self::Move,
+            RAW_KEY => Self::RawKey,
             u32::MAX => Self::Heartbeat,
             other => Self::Unknown(other),
         }

@@ -2,7 +2,10 @@
 //! that came here. The edge with the visitor connects, so that an edge need not be reached to reach others.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
+use std::future::pending;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,9 +20,11 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::{spawn_blocking, spawn_local};
 use tokio::time::{Duration, Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 
 use super::super::serve::heard::Heard;
 use super::limits::PEER_LIMITS;
+use super::raw_dial;
 use crate::net::socket::Socket;
 use crate::net::tls::edge_of;
 use crate::state::edge::Stage;
@@ -146,7 +151,7 @@ async fn to_process(
     let connected =
         spawn_blocking(move || process.connect(Purpose::Carry, &[])).await.map_err(io::Error::other);
     match connected.flatten().and_then(UnixStream::from_std) {
-        Ok(stream) => carry(shard, way, stream, before).await,
+        Ok(stream) => carry(shard, way, stream, None, before).await,
         Err(error) => error.into(),
     }
 }
@@ -169,11 +174,18 @@ async fn to_edge(shard: &Shard, way: &Arc<PeerWay>, address: &str, before: &mut 
     if named != Some(way.edge) {
         return NoWay::Another(named);
     }
-    carry(shard, way, io, before).await
+    let raw_at = io.get_ref().0.peer();
+    carry(shard, way, io, Some(raw_at), before).await
 }
 
-/// Carries streams until the connection ends.
-async fn carry<IO>(shard: &Shard, way: &Arc<PeerWay>, io: IO, before: &mut Vec<Before>) -> NoWay
+/// Carries streams until the connection ends; a visitor's own TLS beside it, if raw connections may be made somewhere.
+async fn carry<IO>(
+    shard: &Shard,
+    way: &Arc<PeerWay>,
+    io: IO,
+    raw_at: Option<SocketAddr>,
+    before: &mut Vec<Before>,
+) -> NoWay
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -182,6 +194,14 @@ where
     let (mux, mut incoming, driving) = driver::connect(io, Role::Client, PEER_LIMITS);
     let mut driving = Box::pin(driving);
     let carrier = CarrierCell::default();
+    let ended = CancellationToken::new();
+    let until_ended = ended.clone().drop_guard();
+    let beside = async {
+        if let Some(at) = raw_at {
+            raw_dial::keep(shard, way, &mux, at, &ended).await;
+        }
+        pending::<Infallible>().await
+    };
     let beating = async {
         let stream = match mux.open(StreamKind::Heartbeat).await {
             Ok(stream) => stream,
@@ -205,6 +225,7 @@ where
             return NoWay::Ended(ended.err().map_or_else(|| "in order".to_owned(), |error| error.to_string()));
         }
         silent = beating => return silent,
+        never = beside => match never {},
         asked = asked_to_move(&mut incoming) => asked,
     };
     tracing::info!(peer = %way.edge, address = %way.place, "another process of an edge serves; connecting there");
@@ -215,8 +236,8 @@ where
             _ = driving => {}
             () = rested(&shard, &way) => {}
         }
-        // No stream is opened on a connection that is over.
-        drop(held.take());
+        // No stream is opened on a connection that is over, and those beside it end.
+        drop((held.take(), until_ended));
     });
     before.truncate(BEFORE_MAX - 1);
     before.push(Before { carrier, _mux: mux, asked });
@@ -232,5 +253,5 @@ async fn asked_to_move(incoming: &mut Incoming) -> Stream {
             return stream;
         }
     }
-    std::future::pending().await
+    pending().await
 }

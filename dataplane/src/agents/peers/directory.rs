@@ -345,7 +345,13 @@ impl Table {
                 continue;
             }
             let mut before = session.served.remove(id);
-            let place = Elsewhere { edge: at.0, account: report.account, session: at.1, endpoint: *id };
+            let place = Elsewhere {
+                edge: at.0,
+                account: report.account,
+                session: at.1,
+                endpoint: *id,
+                passes_bare: offered::passes_bare(tables, &report),
+            };
             let endpoint = before.as_ref().map(|served| served.endpoint.as_ref());
             let own_tls = session.own_tls.get(id);
             let offer = Offer { way, at: place, session: &report, report: said, own_tls, before: endpoint };

@@ -97,6 +97,7 @@ mod tests {
             account: header.account,
             session: header.session,
             endpoint: header.endpoint,
+            passes_bare: false,
         };
         agent.elsewhere = Some(Box::new(elsewhere));
         let third = Arc::new(third);

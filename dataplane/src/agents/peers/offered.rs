@@ -12,6 +12,7 @@ use ebbgate_policy::{AgentFacts, EndpointFacts, Engine, MemberFacts};
 use super::super::bind::{self, Has};
 use super::super::own_tls::OwnTls;
 use super::super::refusal::Refusal;
+use super::super::session_links::may_pass_through;
 use crate::net::tls::default_settings;
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::tables::Tables;
@@ -86,10 +87,19 @@ impl Offer<'_> {
     }
 }
 
-/// Whether an endpoint may still be served under these Tables.
+/// Whether an endpoint may still be served as it is under these Tables.
 pub(super) fn may_stay(tables: &Tables, session: &SessionReport, endpoint: &Endpoint) -> bool {
     let credential = tables.credential_spec(session.credential).filter(|c| c.account == session.account);
-    credential.is_some_and(|credential| bind::still_permit(tables, credential, endpoint).is_ok())
+    let passes = |at: &Elsewhere| at.passes_bare == passes_bare(tables, session);
+    let is_as_bare =
+        matches!(&endpoint.kind, Kind::Agent(agent) if agent.elsewhere.as_deref().is_none_or(passes));
+    is_as_bare
+        && credential.is_some_and(|credential| bind::still_permit(tables, credential, endpoint).is_ok())
+}
+
+/// Whether a visitor's own TLS may travel to the agent without a second encryption.
+pub(super) fn passes_bare(tables: &Tables, session: &SessionReport) -> bool {
+    tables.credential_spec(session.credential).is_some_and(may_pass_through)
 }
 
 fn facts(id: EndpointId, session: &SessionReport, report: &AgentEndpointReport) -> Arc<EndpointFacts> {

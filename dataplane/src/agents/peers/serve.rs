@@ -1,14 +1,13 @@
 //! A connection of another edge, or of the process of this edge that has taken over: its streams go to agents that are connected
 //! here, and for another edge to those of this edge's older processes.
 
-use std::fmt;
 use std::os::unix::net::UnixStream as StdStream;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use ebbgate_model::EdgeId;
 use ebbgate_tunnel::driver::{self, Stream};
-use ebbgate_tunnel::rpc_io::call;
+use ebbgate_tunnel::rpc_io::{call, read_request, write_object};
 use ebbgate_tunnel::{heartbeat, reset_code};
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{Empty, StreamKind};
@@ -17,17 +16,19 @@ use tokio::net::UnixStream;
 use tokio::task::spawn_local;
 use tokio::time::{Duration, timeout};
 
+use super::super::links::begins_raw;
 use super::super::registry::Agents;
-use super::judge::{Asker, NotServed, judge};
-use super::limits::{PEER_LIMITS, STREAM_PARTS};
+use super::limits::PEER_LIMITS;
+use super::raw_serve;
+use super::serving::{From, Served, Serving};
 use crate::net::listen::ConnPermit;
 use crate::net::socket::Socket;
-use crate::net::tls::{self, edge_of};
+use crate::net::tls::{self, HELLO_SECS_MAX, edge_of};
 use crate::relay::{self, End, Side};
 use crate::state::edge::Stage;
 use crate::state::metrics::GaugeGuard;
 use crate::state::shard::Shard;
-use crate::tunnel::peer::PeerHeader;
+use crate::tunnel::peer::{PeerHeader, RawOffer};
 
 /// Seconds for the header of a stream.
 const HEADER_SECS_MAX: u64 = 10;
@@ -37,8 +38,13 @@ const MOVE_SECS_MAX: u64 = 10;
 const END_SECS_MAX: u64 = 2;
 
 /// Serves a connection of the listener for edges to its end.
-pub async fn serve(shard: Shard, agents: Arc<Agents>, socket: Socket, admitted: ConnPermit) {
+pub async fn serve(shard: Shard, agents: Arc<Agents>, mut socket: Socket, admitted: ConnPermit) {
     let (edge, peer) = (Arc::clone(shard.edge()), socket.peer());
+    match timeout(Duration::from_secs(HELLO_SECS_MAX), begins_raw(&mut socket)).await {
+        Ok(true) => return raw_serve::serve(shard, agents, socket, admitted).await,
+        Ok(false) => {}
+        Err(_) => return tracing::debug!(%peer, "another edge said nothing in time"),
+    }
     let Some(proof) = edge.peers.proof() else { return };
     let Ok(socket) = socket.for_agent() else { return };
     let io = match tls::handshake(socket, Arc::clone(&proof.server)).await {
@@ -67,7 +73,9 @@ pub async fn serve(shard: Shard, agents: Arc<Agents>, socket: Socket, admitted: 
     let unnamed = async {
         let _ = list.wait_for(|list| !list.contains_key(&id)).await;
     };
-    let reason = carry(Context { shard, agents, from: From::Edge(id) }, io, unnamed).await;
+    let giving = agents.raw_keys.give(id);
+    let key = Some(Arc::clone(&giving.given));
+    let reason = carry(Serving { shard, agents, from: From::Edge(id), key }, io, unnamed, giving).await;
     tracing::info!(%peer, edge = %id, reason, "the connection of another edge is over");
     drop((open, admitted));
 }
@@ -75,28 +83,37 @@ pub async fn serve(shard: Shard, agents: Arc<Agents>, socket: Socket, admitted: 
 /// Serves a connection of the process of this edge that has taken over, to its end.
 pub async fn serve_newer(shard: Shard, agents: Arc<Agents>, stream: StdStream) {
     let reason = match UnixStream::from_std(stream) {
-        Ok(io) => carry(Context { shard, agents, from: From::Newer }, io, std::future::pending()).await,
+        Ok(io) => {
+            let serving = Serving { shard, agents, from: From::Newer, key: None };
+            carry(serving, io, std::future::pending(), ()).await
+        }
         Err(error) => return tracing::error!(%error, "the process that serves cannot be served"),
     };
     tracing::debug!(reason, "a connection of the process that serves is over");
 }
 
-/// Serves streams until the connection ends, or `unnamed` completes: its other end is an edge no longer. Gives why.
-async fn carry<IO>(context: Context, io: IO, unnamed: impl Future<Output = ()>) -> &'static str
+/// Serves streams until the connection ends, or `unnamed` completes: its other end is an edge no longer. Gives why. `beside` is
+/// dropped then: with it ends what goes beside the connection.
+async fn carry<IO>(
+    serving: Serving,
+    io: IO,
+    unnamed: impl Future<Output = ()>,
+    beside: impl Sized,
+) -> &'static str
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mux, mut incoming, driving) = driver::connect(io, Role::Server, PEER_LIMITS);
     let mut driving = spawn_local(driving);
-    let ending = context.shard.edge().reached(Stage::Ending);
-    let leaving = move_on(&context, &mux);
+    let ending = serving.shard.edge().reached(Stage::Ending);
+    let leaving = move_on(&serving, &mux);
     tokio::pin!(ending, unnamed, leaving);
     let mut is_asked = false;
-    let context = Rc::new(context);
+    let serving = Rc::new(serving);
     let reason = loop {
         tokio::select! {
             stream = incoming.accept() => match stream {
-                Some(stream) => drop(spawn_local(Rc::clone(&context).stream(stream))),
+                Some(stream) => drop(spawn_local(Rc::clone(&serving).stream(stream))),
                 None => break "the connection ended",
             },
             has_moved = &mut leaving, if !is_asked => {
@@ -109,6 +126,7 @@ where
             () = &mut ending => break "the edge is restarting",
         }
     };
+    drop(beside);
     mux.goaway(Code::NONE, reason);
     if timeout(Duration::from_secs(END_SECS_MAX), &mut driving).await.is_err() {
         driving.abort();
@@ -118,10 +136,10 @@ where
 
 /// Once another process has taken over, has the edge at the other end connect there, and open no further streams here. False: it
 /// does not know how to.
-fn move_on(context: &Context, mux: &driver::Session) -> impl Future<Output = bool> + use<> {
-    let edge = context.shard.edge();
+fn move_on(serving: &Serving, mux: &driver::Session) -> impl Future<Output = bool> + use<> {
+    let edge = serving.shard.edge();
     let (handed_over, mux) = (edge.reached(Stage::HandedOver), mux.clone());
-    let staying = matches!(context.from, From::Edge(_)).then(|| GaugeGuard::new(edge.peers.staying()));
+    let staying = matches!(serving.from, From::Edge(_)).then(|| GaugeGuard::new(edge.peers.staying()));
     async move {
         // The process that has taken over stays, whatever takes over from it.
         let Some(_staying) = staying else { return std::future::pending().await };
@@ -136,36 +154,13 @@ fn move_on(context: &Context, mux: &driver::Session) -> impl Future<Output = boo
     }
 }
 
-/// Where a connection comes from.
-#[derive(Debug, Clone, Copy)]
-enum From {
-    Edge(EdgeId),
-    /// The process of this edge that has taken over.
-    Newer,
-}
-
-impl fmt::Display for From {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Edge(id) => id.fmt(f),
-            Self::Newer => f.write_str("this edge's newer process"),
-        }
-    }
-}
-
-/// What the streams of one connection share.
-struct Context {
-    shard: Shard,
-    agents: Arc<Agents>,
-    from: From,
-}
-
-impl Context {
+impl Serving {
     async fn stream(self: Rc<Self>, mut stream: Stream) {
         match stream.kind().await {
             Ok(StreamKind::Proxy) => {}
             // It ends when the other edge ends it.
             Ok(StreamKind::Heartbeat) => return drop(heartbeat::echo(stream, || {}).await),
+            Ok(StreamKind::RawKey) => return self.give_key(stream).await,
             Ok(kind) => {
                 tracing::debug!(edge = %self.from, %kind, "a stream of another edge is refused");
                 return stream.reset(Code::REFUSED);
@@ -174,40 +169,15 @@ impl Context {
         }
         let read = timeout(Duration::from_secs(HEADER_SECS_MAX), header(&mut stream)).await;
         let Ok(Some(header)) = read else { return stream.reset(Code::REFUSED) };
-        let session = self.agents.sessions.get(header.session);
-        // Another edge reaches sessions of this edge's older processes through this one; a process of this edge connects to each.
-        let asker = match self.from {
-            From::Newer => Asker::Newer,
-            From::Edge(_) if session.is_some() => Asker::Edge,
-            From::Edge(_) => Asker::EdgeOfOlder,
-        };
-        let found = if asker == Asker::EdgeOfOlder {
-            self.agents.peers.older_endpoint(header.session, header.endpoint)
-        } else {
-            session.and_then(|session| session.endpoint(header.endpoint))
+        let Served { agent, origin, share } = match self.admit(&header) {
+            Ok(served) => served,
+            Err(code) => return stream.reset(code),
         };
         let edge = self.shard.edge();
-        let refused = |why: &dyn fmt::Display| {
-            edge.metrics.peer_streams_refused.inc();
-            tracing::info!(edge = %self.from, account = %header.account, endpoint = %header.endpoint, %why, "a stream of another edge is not served");
-        };
-        let (agent, origin) = match judge(&header, found.as_ref(), asker) {
-            Ok(served) => served,
-            Err(why) => {
-                refused(&why);
-                // Loops end here; whatever else it was, another member may serve.
-                let code = if why == NotServed::Hops { Code::CANCELLED } else { Code::REFUSED };
-                return stream.reset(code);
-            }
-        };
-        let Some(_share) = edge.peer_streams.take(header.account, STREAM_PARTS) else {
-            refused(&"the account has as many streams from other edges as it may");
-            return stream.reset(Code::REFUSED);
-        };
         let mut upstream = match self.shard.dialer().open(&agent, origin).await {
             Ok(upstream) => upstream,
             Err(error) => {
-                refused(&error);
+                self.refused(&header, &error);
                 return stream.reset(Code::REFUSED);
             }
         };
@@ -219,6 +189,22 @@ impl Context {
                 stream.reset(code.unwrap_or(Code::CANCELLED));
             }
             _ => stream.reset(Code::CANCELLED),
+        }
+        drop(share);
+    }
+
+    /// Gives the other edge the key of raw connections. A process that has handed over takes no new ones.
+    async fn give_key(&self, mut stream: Stream) {
+        let Some(key) = self.key.as_ref().filter(|_| self.shard.edge().stage() == Stage::Serving) else {
+            return stream.reset(Code::REFUSED);
+        };
+        let offer = RawOffer { session: key.session, key: key.key.to_secret() };
+        let exchange = async {
+            read_request(&mut stream, StreamKind::RawKey).await?;
+            write_object(&mut stream, &offer).await
+        };
+        if !matches!(timeout(Duration::from_secs(HEADER_SECS_MAX), exchange).await, Ok(Ok(()))) {
+            tracing::debug!(edge = %self.from, "another edge asked for a key and did not take it");
         }
     }
 }

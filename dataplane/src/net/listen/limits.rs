@@ -66,10 +66,19 @@ impl ConnLimits {
         Ok(admitted)
     }
 
+    /// Counts a connection in that can be done without, by no source: only while half of all are free.
+    pub fn admit_spare(self: &Arc<Self>) -> Result<ConnPermit, Refused> {
+        self.admit_below(self.total_max / 2)
+    }
+
     /// Counts a connection in that a trusted load balancer opened, by no source: all its clients' connections come from it.
     pub fn admit_balancer(self: &Arc<Self>, kind: PeerKind) -> Result<ConnPermit, Refused> {
         let kept = if kind == PeerKind::Agent { 0 } else { self.total_max / AGENTS_PART };
-        let room = |n: usize| (n < self.total_max - kept).then_some(n + 1);
+        self.admit_below(self.total_max - kept)
+    }
+
+    fn admit_below(self: &Arc<Self>, most: usize) -> Result<ConnPermit, Refused> {
+        let room = |n: usize| (n < most).then_some(n + 1);
         self.total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).map_err(|_| Refused::Total)?;
         Ok(ConnPermit { limits: Arc::clone(self), source: None })
     }
@@ -166,6 +175,17 @@ mod tests {
         assert!(limits.admit_balancer(PeerKind::Agent).is_ok());
         drop(all);
         assert_eq!(limits.total(), 0);
+    }
+
+    #[test]
+    fn what_can_be_done_without_leaves_half_to_others() {
+        let limits = ConnLimits::new(16, 1);
+        let spare = std::iter::from_fn(|| limits.admit_spare().ok()).collect::<Vec<_>>();
+        assert_eq!(spare.len(), 8);
+        assert!(limits.admit(ip("192.0.2.1"), PeerKind::Client).is_ok());
+        drop(spare);
+        let _most = (0..8).map(|_| limits.admit_balancer(PeerKind::Client).unwrap()).collect::<Vec<_>>();
+        assert_eq!(limits.admit_spare().unwrap_err(), Refused::Total);
     }
 
     #[test]

@@ -457,7 +457,8 @@ fn far(member: Arc<Endpoint>) -> Arc<Endpoint> {
     let (id, account) = (member.id, member.account);
     let Kind::Agent(agent) = &mut member.kind else { unreachable!("it is an agent's") };
     let (edge, session) = (ebbgate_model::EdgeId::new(id.ksuid()), agent.session.id);
-    let elsewhere = crate::tunnel::peer::Elsewhere { edge, account, session, endpoint: id };
+    let elsewhere =
+        crate::tunnel::peer::Elsewhere { edge, account, session, endpoint: id, passes_bare: false };
     agent.elsewhere = Some(Box::new(elsewhere));
     Arc::new(member)
 }

@@ -181,7 +181,7 @@ fn the_edge_seals_only_what_can_be_opened() {
     let (sealing_one, opening) = sealing();
     let sealed = sealing_one.seal(&with_first(most)).unwrap();
     assert_eq!(opening.open(sealed[CLAIM_LENGTH_BYTES..].to_vec()), Ok(with_first(most)));
-    assert!(Sealing::fits(16_384) && !Sealing::fits(CLAIM_BYTES_MAX - PROXY_HEADER_BYTES_MAX));
+    assert!(fits_claim(16_384) && !fits_claim(CLAIM_BYTES_MAX - PROXY_HEADER_BYTES_MAX));
 }
 
 #[test]
