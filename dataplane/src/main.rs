@@ -136,7 +136,10 @@ fn run(config: &Config, begun: Start) -> Result<()> {
 fn join_fleet(dir: &Path, join: &EdgeJoinString) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let saved = Saved::open(&dir.join("edge"))?;
-    let identity = runtime.block_on(fleet::join(&saved, join))?;
+    let (identity, wrong_clock) = runtime.block_on(fleet::join(&saved, join))?;
+    if let Some(error) = wrong_clock {
+        eprintln!("ebbgate-edge: joined, but there may be no feed before the clock is set: {error}");
+    }
     println!("{}", serde_json::json!({ "edge": identity.edge, "controls": identity.controls }));
     Ok(())
 }

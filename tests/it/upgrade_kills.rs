@@ -24,7 +24,7 @@ const OPS: &str = "tcp://ops.clinic1.internal:433";
 /// Visitors with a connection of HTTP each.
 const HTTP_CLIENTS: usize = 4;
 
-/// An edge with an agent, and who visits it.
+/// An edge with an agent, and its visitors.
 struct Site {
     lab: TestLab,
     visitor: Visitor,
@@ -123,7 +123,7 @@ impl Site {
 
 /// What two processes said to each other.
 struct Said {
-    /// Who and what, in order.
+    /// Which process and what, in order.
     steps: Vec<String>,
     /// The newer process.
     newer: u32,

@@ -15,7 +15,7 @@ pub(super) const ACCOUNT_TEXT_BYTES_MAX: usize = 64 << 20;
 /// Most bytes of text that one session may have the edge keep.
 pub(super) const SESSION_TEXT_BYTES_MAX: usize = 8 << 20;
 /// Bytes that JSON makes of one byte of text at most: `\u0000`.
-const JSON_BYTES_PER_BYTE_MAX: usize = 6;
+pub(super) const JSON_BYTES_PER_BYTE_MAX: usize = 6;
 
 // Control is told of a session in one line; the other half of it is for names, URLs and numbers.
 const _: () = assert!(SESSION_TEXT_BYTES_MAX * JSON_BYTES_PER_BYTE_MAX < LINE_BYTES_MAX / 2);

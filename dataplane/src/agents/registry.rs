@@ -133,7 +133,7 @@ impl Agents {
         let sessions = self.sessions.all().into_iter();
         let mut leaving: Vec<_> = sessions.map(|session| (self.staying.stay(), session)).collect();
         let takes_keys = self.staying.takes_keys();
-        leaving.sort_by_key(|(_, session)| session.is_served_through(takes_keys));
+        leaving.sort_by_cached_key(|(_, session)| session.is_served_through(takes_keys));
         let agents = Arc::clone(self);
         self.edge.background.spawn(async move {
             let pace = agents.edge.handshakes.pace();

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ebbgate_model::feed::{AgentEndpointReport, DrainReport, SessionReport};
 use ebbgate_model::{AccountId, EndpointId, ErrorCode, IpRestrictionKind, TrafficPolicy};
-use ebbgate_policy::{AgentFacts, Engine};
+use ebbgate_policy::{AgentFacts, Engine, ServerCertificate};
 use ebbgate_tunnel::driver;
 use ebbgate_tunnel::rpc_io::notify;
 use ebbgate_wire::mux::Code;
@@ -16,7 +16,7 @@ use ebbgate_wire::rpc::{EndpointHealth, StopTunnel, StreamKind, error_text};
 use tokio::time::{Duration, Instant, timeout};
 
 use super::allowance::{self, Allowance, Counter, Permit};
-use super::own_tls::OwnTls;
+use super::own_tls::{OwnTls, Room};
 use super::refusal::Refusal;
 use super::session_links::{SessionLinks, may_pass_through};
 use super::{auth, bind};
@@ -87,9 +87,9 @@ pub(super) struct Bound {
 
 impl Bound {
     /// What another process of this edge needs to serve it with the agent's own certificate.
-    fn own_tls(&self) -> Option<OwnTls> {
+    fn own_tls(&self, room: &mut Room) -> Option<OwnTls> {
         let Kind::Agent(agent) = &self.endpoint.kind else { return None };
-        OwnTls::of(agent, self.guard.as_deref(), self.lent_port.is_some())
+        OwnTls::of(agent, self.guard.as_deref(), self.lent_port.is_some(), room)
     }
 
     /// What the API shows of it now.
@@ -382,17 +382,33 @@ impl AgentSession {
 
     /// What another process of this edge needs to serve endpoints with the agent's own certificates.
     pub(super) fn own_tls(&self) -> BTreeMap<EndpointId, OwnTls> {
-        let bound = self.inner().bound.clone();
-        bound.iter().filter_map(|bound| Some((bound.endpoint.id, bound.own_tls()?))).collect()
+        own_tls(&self.inner().bound.clone())
+    }
+
+    /// Whether another process can be told a certificate and its key too, in the place of those of a bind.
+    pub(super) fn has_room_for(&self, bind_id: &str, certificate: &ServerCertificate) -> bool {
+        let mut room = Room::default();
+        for bound in self.inner().bound.iter().filter(|bound| bound.id != bind_id) {
+            let _ = bound.own_tls(&mut room);
+        }
+        room.take(certificate)
     }
 
     /// Whether another process can serve all its endpoints through this one. `takes_keys`: it is told the keys of those that brought
     /// their own.
     pub(super) fn is_served_through(&self, takes_keys: bool) -> bool {
+        let bound = self.inner().bound.clone();
+        let told = if takes_keys { own_tls(&bound) } else { BTreeMap::new() };
         let serves =
-            |bound: &Bound| bound.report.elsewhere.is_some() || takes_keys && bound.own_tls().is_some();
-        self.inner().bound.iter().all(serves)
+            |bound: &Bound| bound.report.elsewhere.is_some() || told.contains_key(&bound.endpoint.id);
+        bound.iter().all(serves)
     }
+}
+
+/// What another process needs for those with the agent's own certificate, as far as there is room.
+fn own_tls(bound: &[Bound]) -> BTreeMap<EndpointId, OwnTls> {
+    let mut room = Room::default();
+    bound.iter().filter_map(|bound| Some((bound.endpoint.id, bound.own_tls(&mut room)?))).collect()
 }
 
 impl Present for AgentSession {

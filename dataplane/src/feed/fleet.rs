@@ -31,6 +31,10 @@ const CALL_SECS_MAX: u64 = 20;
 const RENEW_SECS: u64 = 24 * 3600;
 /// Seconds after which a renewal that failed is tried again.
 const RENEW_RETRY_SECS: u64 = 300;
+/// Seconds by which a certificate begins before control makes it.
+const BACKDATE_SECS: i64 = 3600;
+/// Seconds before the end of a certificate in which any new one is better: 14 days.
+const LAST_SECS: i64 = 14 * 24 * 3600;
 
 /// Why an edge has not joined.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +58,12 @@ pub enum JoinFailure {
     Saved(#[from] SavedError),
 }
 
-/// Asks the controls of a join string in turn, and keeps what the first that answers makes of this edge.
-pub async fn join(saved: &Saved, join: &EdgeJoinString) -> Result<Identity, JoinFailure> {
+/// Asks the controls of a join string in turn, and keeps what the first that answers makes of this edge. Also gives why its
+/// certificate is not in force, if a clock is wrong: the string is used, and this edge has joined.
+pub async fn join(
+    saved: &Saved,
+    join: &EdgeJoinString,
+) -> Result<(Identity, Option<FeedError>), JoinFailure> {
     if let Some(Identity { edge, .. }) = saved.identity()? {
         return Err(JoinFailure::Joined { edge, file: saved.identity_file().display().to_string() });
     }
@@ -67,10 +75,10 @@ pub async fn join(saved: &Saved, join: &EdgeJoinString) -> Result<Identity, Join
     for control in &controls {
         match call(control, &tls, JOIN_PATH, &asked).await {
             Ok(enrolled) => {
-                in_force(control, &enrolled, clock::unix_secs())?;
+                let wrong_clock = in_force(control, &enrolled, clock::unix_secs()).err();
                 let identity = Identity::new(enrolled, controls.clone(), key_pem);
                 saved.save_identity(&identity)?;
-                return Ok(identity);
+                return Ok((identity, wrong_clock));
             }
             // Another control has the same tokens: it would say the same.
             Err(refused @ FeedError::Refused(_)) => return Err(refused.into()),
@@ -111,12 +119,26 @@ async fn call(
     timeout(Duration::from_secs(CALL_SECS_MAX), calling).await.map_err(|_| FeedError::Silent)?
 }
 
-/// Refuses a certificate that begins later than now: whoever has the right time would refuse it, and the one before would be lost.
+/// Refuses a certificate that begins later than now: a part with the right time would refuse it.
 fn in_force(control: &str, enrolled: &Enrolled, now_unix_secs: i64) -> Result<(), FeedError> {
     match enrolled.not_before.saturating_sub(now_unix_secs) {
         secs @ 1.. => Err(FeedError::FromTheFuture { control: control.to_owned(), secs }),
         _ => Ok(()),
     }
+}
+
+/// Refuses a renewed certificate that is not in force, as the one before would be lost; unless control will refuse that one soon.
+fn renewed(
+    control: &str,
+    enrolled: &Enrolled,
+    old_not_after: i64,
+    now_unix_secs: i64,
+) -> Result<(), FeedError> {
+    let control_unix_secs = enrolled.not_before.saturating_add(BACKDATE_SECS);
+    if old_not_after.saturating_sub(control_unix_secs) < LAST_SECS {
+        return Ok(());
+    }
+    in_force(control, enrolled, now_unix_secs)
 }
 
 /// TLS towards other edges.
@@ -185,7 +207,7 @@ impl Member {
             let (key_pem, csr) = key()?;
             match call(control, &tls, RENEW_PATH, &RenewRequest { csr }).await {
                 Ok(enrolled) => {
-                    if let Err(error) = in_force(control, &enrolled, clock::unix_secs()) {
+                    if let Err(error) = renewed(control, &enrolled, old.not_after, clock::unix_secs()) {
                         last = error;
                         continue;
                     }
@@ -226,5 +248,9 @@ mod tests {
         }
         let refused = said(92_800).unwrap_err();
         assert!(refused.contains("82800 s from now") && refused.contains("clock"), "{refused}");
+        // By control's time the one before is about to end: an edge whose own clock is behind takes what there is.
+        let control_unix_secs = 92_800 + BACKDATE_SECS;
+        let taken = |left| renewed("a:1", &enrolled(92_800), control_unix_secs + left, 10_000).is_ok();
+        assert_eq!([-1, LAST_SECS - 1, LAST_SECS].map(taken), [true, true, false]);
     }
 }

@@ -32,7 +32,7 @@ pub type Enforcement = BTreeMap<EndpointId, EnforcementReport>;
 /// Gives what is to be enforced now; None: no Program is in force yet.
 pub(super) type Source = Box<dyn Fn() -> Option<Wanted> + Send>;
 
-/// Who keeps the filter in the kernel.
+/// Which process keeps the filter in the kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Duty {
     /// This process.
@@ -46,7 +46,7 @@ pub(super) enum Duty {
     Left,
 }
 
-/// Who keeps the filter, and the lock of its pins on its way.
+/// Which process keeps the filter, and the lock of its pins on its way.
 #[derive(Default)]
 pub(super) struct Turn {
     pub(super) duty: Duty,

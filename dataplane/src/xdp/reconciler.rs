@@ -230,7 +230,8 @@ impl XdpReconciler {
             return false;
         }
         let held = self.pins.take();
-        let was_held = held.is_some();
+        // Another process may have a copy of this lock: what is claimed anew would be taken.
+        let lock = held.as_ref().map(Pins::lock_copy);
         let pins = held.map_or_else(|| Pins::claim(&self.settings.pins), Ok).map_err(FilterError::from);
         let opened = pins.and_then(|pins| Filter::open(self.settings.object, pins)).and_then(|mut filter| {
             filter.set_rates(self.settings.rates)?;
@@ -250,9 +251,10 @@ impl XdpReconciler {
                     self.retry_at = Instant::now() + Duration::from_secs(RETRY_SECS);
                 }
                 self.explain(error.to_string());
-                if was_held {
+                if let Some(lock) = lock {
                     // It was kept up to now, and nobody does any more.
-                    removed(Pins::claim(&self.settings.pins).and_then(Pins::remove));
+                    let pins = lock.and_then(|lock| Pins::with(&self.settings.pins, lock));
+                    removed(pins.and_then(Pins::remove));
                 }
                 false
             }

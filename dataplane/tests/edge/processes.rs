@@ -150,6 +150,20 @@ async fn a_session_with_a_key_of_its_own_stays_and_no_other_edge_hears_of_the_ke
 }
 
 #[tokio::test]
+async fn a_session_that_stays_binds_with_a_key_of_its_own_where_the_process_that_serves_takes_keys() {
+    let older = process();
+    let agent = older.agent(TOKEN).await;
+    let newer = successor(&older).await;
+    let site = Authority::new("site");
+    bind_own(&agent, &site).await;
+    let _agent = agent.echo(b"");
+    until("its endpoint is told", || told(&newer).values().any(|session| !session.endpoints.is_empty()))
+        .await;
+    let visitor = newer.visit_tls(OWN, site.client(None, false)).await.unwrap();
+    assert_eq!(exchange(visitor, b"x").await.unwrap(), b"x");
+}
+
+#[tokio::test]
 async fn a_session_with_a_key_of_its_own_ends_where_the_process_that_serves_takes_no_keys() {
     let older = process();
     let agent = older.agent(TOKEN).await;

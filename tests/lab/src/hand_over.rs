@@ -1,7 +1,8 @@
 //! A program between two processes of an edge at a hand-over: it passes their messages on with the descriptors, notes each, and at
 //! one of them kills one of the two. The edge starts it as the program that is to take over; it starts that program itself.
 //!
-//! Whom it kills has ended before the message is passed on: who said it said nothing more, who was to hear it never did.
+//! The process that it kills has ended before the message is passed on: one that said it says no more, one that was to hear it never
+//! does.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -34,13 +35,13 @@ pub struct Args {
     /// Program that takes over
     #[arg(long)]
     edge: PathBuf,
-    /// File to which a line is added for each message: who says it, and what; after the first one the newer process's number
+    /// File to which a line is added for each message: which process says it, and what; after the first one the newer process's number
     #[arg(long)]
     steps: PathBuf,
     /// Number of the message to kill at, from 0
     #[arg(long, requires = "kill")]
     at: Option<usize>,
-    /// Whom to kill
+    /// Which process to kill
     #[arg(long, requires = "at")]
     kill: Option<Side>,
     /// What the program is started with
@@ -113,7 +114,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// Who has said something, or has ended.
+/// Which processes have said something, or have ended.
 fn spoken(newer: &Socket, older: &Socket) -> Result<Vec<Side>> {
     let mut both = [PollFd::new(newer, PollFlags::IN), PollFd::new(older, PollFlags::IN)];
     poll(&mut both, None)?;

@@ -1,9 +1,10 @@
 //! A directory for a run's files. A run that is killed leaves it behind, and the next run of its kind removes it.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use tempfile::TempDir;
 
 /// Locked as long as the run lives, whichever way it ends.
@@ -24,14 +25,25 @@ impl Scratch {
 
     fn below(folder: &Path, prefix: &str) -> Result<Self> {
         for entry in fs::read_dir(folder)?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(prefix) && is_left(&entry.path()) {
-                fs::remove_dir_all(entry.path())?;
+            if entry.file_name().to_string_lossy().starts_with(prefix)
+                && let Some(_lock) = left(&entry.path())
+            {
+                match fs::remove_dir_all(entry.path()) {
+                    // Another run has removed it.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    done => done?,
+                }
             }
         }
-        let dir = tempfile::Builder::new().prefix(prefix).tempdir_in(folder)?;
-        let lock = File::create(dir.path().join(LOCK))?;
-        ensure!(lock.try_lock().is_ok(), "another run took {} for one that had ended", dir.path().display());
-        Ok(Self { dir, _lock: lock })
+        loop {
+            let dir = tempfile::Builder::new().prefix(prefix).tempdir_in(folder)?;
+            let lock = File::create(dir.path().join(LOCK))?;
+            lock.lock()?;
+            // Another run may have removed it before it was locked.
+            if dir.path().join(LOCK).exists() {
+                return Ok(Self { dir, _lock: lock });
+            }
+        }
     }
 
     /// Where it is.
@@ -40,9 +52,9 @@ impl Scratch {
     }
 }
 
-/// Whether it is of a run that has ended.
-fn is_left(dir: &Path) -> bool {
-    File::open(dir.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok())
+/// The lock of a directory whose run has ended.
+fn left(dir: &Path) -> Option<File> {
+    File::open(dir.join(LOCK)).ok().filter(|lock| lock.try_lock().is_ok())
 }
 
 #[cfg(test)]

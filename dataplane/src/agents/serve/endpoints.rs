@@ -93,6 +93,14 @@ impl Connection {
         let engine = wanted.policy.as_ref().map(|policy| Engine::compile(policy, &references)).transpose()?;
         let engine = engine.map(Arc::new);
         let bind_id = if bind.id.is_empty() { random::ksuid().to_string() } else { short(&bind.id) };
+        let own = wanted.tls_termination.as_ref().and_then(|settings| settings.certificate.as_ref());
+        if let Some(certificate) = own.filter(|_| edge.stage() > Stage::Serving)
+            && !(self.agents.staying.takes_keys() && session.has_room_for(&bind_id, certificate))
+        {
+            let message =
+                "another process of the edge serves now, which has no key of this certificate; connect anew";
+            return Err(Refusal { code: None, message: message.into() });
+        }
         session.remove(edge, &bind_id);
         let text = session.keep(text_bytes_max(bind, &wanted))?;
         let make = |url: EndpointUrl| {
@@ -100,12 +108,6 @@ impl Connection {
         };
         let (endpoint, lent_port) = self.put_in_service(&wanted.place, make)?;
         let report = report(bind, &wanted, &endpoint, lent_port, now_s);
-        if edge.stage() > Stage::Serving && report.elsewhere.is_none() {
-            self.take_out(&endpoint, lent_port);
-            let message =
-                "another process of the edge serves now, which has no key of this certificate; connect anew";
-            return Err(Refusal { code: None, message: message.into() });
-        }
         let bound = Bound {
             id: bind_id.clone(),
             endpoint: Arc::clone(&endpoint),

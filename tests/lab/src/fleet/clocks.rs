@@ -11,14 +11,20 @@ use super::part::{EDGES, Part};
 use super::run::{LATER_MS, Run};
 use super::tally::{Seen, after};
 use crate::clock::Clock;
+use crate::wait::{SOON, until};
 
 /// Seconds for which a clock is wrong: beyond every silence after which a part gives another up.
 const WRONG_SECS: u64 = 16;
+/// Seconds by which a clock may be listed otherwise than it was set.
+const NEAR_SECS: u64 = 60;
+
+/// By how many seconds each edge is ahead, and what was said of clocks.
+type Named = (Vec<Option<i64>>, Option<String>);
 
 /// A clock that was wrong, and what visitors saw of it.
 #[derive(Debug, Clone, Serialize)]
 pub struct WrongClock {
-    /// Whose.
+    /// Which part has it.
     pub clock: String,
     /// Seconds by which it was ahead.
     pub ahead_secs: i64,
@@ -67,8 +73,7 @@ impl Run<'_> {
         thread::sleep(Duration::from_secs(WRONG_SECS));
         let is_own = |edge: usize| part == Part::Edge(edge);
         self.load.settled_at(|edge| !is_own(edge)).with_context(|| self.fleet.logs())?;
-        let edges_ahead_secs = self.fleet.listed()?.iter().map(ahead_of_control).collect();
-        let said = self.said_of_clocks(part)?;
+        let (edges_ahead_secs, said) = self.named(part, ahead_secs, started)?;
         clock.set_ahead(0)?;
         let ended = Instant::now();
         if started {
@@ -87,6 +92,29 @@ impl Run<'_> {
             edges_ahead_secs,
             said,
             back_ms,
+        })
+    }
+
+    /// What the second control lists of edges' clocks, and the last that was said of clocks: as soon as these name the clock as
+    /// they should, or what there is after [`SOON`].
+    fn named(&mut self, part: Part, ahead_secs: i64, started: bool) -> Result<Named> {
+        let waited = Instant::now();
+        until(2 * SOON, "the edges to be listed", || {
+            let listed: Vec<_> = self.fleet.listed()?.iter().map(ahead_of_control).collect();
+            let said = self.said_of_clocks(part)?;
+            let is_ahead =
+                |edge: &Option<i64>, by: i64| edge.is_some_and(|secs| secs.abs_diff(by) <= NEAR_SECS);
+            let all_ahead = |by| listed.iter().all(|edge| is_ahead(edge, by));
+            let is_named = match part {
+                Part::Edge(at) if started && ahead_secs < 0 => {
+                    said.is_some() && listed.get(at).is_some_and(Option::is_none)
+                }
+                Part::Edge(at) => listed.get(at).is_some_and(|edge| is_ahead(edge, ahead_secs)),
+                Part::Control(_) if started => said.is_some() && all_ahead(0),
+                Part::Control(_) => all_ahead(-ahead_secs),
+                _ => said.is_some() || !started || ahead_secs > 0,
+            };
+            Ok((is_named || waited.elapsed() > SOON).then_some((listed, said)))
         })
     }
 
