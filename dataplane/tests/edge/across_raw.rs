@@ -271,6 +271,8 @@ fn serve_tls(mut agent: Agent, site: &Authority) {
                 let (mut from, mut to) = tokio::io::split(tls);
                 let _ = tokio::io::copy(&mut from, &mut to).await;
                 let _ = to.shutdown().await;
+                // A stream that is dropped before its transport's end is reset.
+                let _ = from.unsplit(to).get_mut().0.read_to_end(&mut Vec::new()).await;
             });
         }
     });
