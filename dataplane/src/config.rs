@@ -115,6 +115,10 @@ pub struct Config {
     /// Name or IP address by which those edges reach this one; that of --peers if left out.
     #[arg(long, value_name = "HOST", requires = "peers")]
     pub peers_host: Option<Host>,
+    /// Lets a visitor's own TLS cross to and from other edges without a second encryption, for accounts that may have raw
+    /// links. Both edges need it.
+    #[arg(long)]
+    pub peers_raw: bool,
     /// QUIC for agents: `on`, on the UDP port of --connect; `off`; or a UDP address. Default: on, if the port is free.
     #[arg(long, value_name = "on|off|ADDR")]
     pub quic: Option<QuicListen>,

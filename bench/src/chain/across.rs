@@ -49,8 +49,9 @@ impl Across {
         let edges_at = local(lab.ports().spare(0)).to_string();
         lab.control_args(["--edges", &edges_at]);
         lab.start_control()?;
-        let holder = joined(&lab, "holder", HOLDER_IP, rig.threads)?;
-        let entry = joined(&lab, "entry", ENTRY_IP, rig.threads)?;
+        let is_raw = carrier == Carrier::Raw;
+        let holder = joined(&lab, "holder", HOLDER_IP, rig.threads, is_raw)?;
+        let entry = joined(&lab, "entry", ENTRY_IP, rig.threads, is_raw)?;
         let account = gate::account(&gate::api(&lab, carrier)?)?;
         let endpoints = gate::endpoints(&account.addr, rig.sink);
         let connect = format!("{}\n  connect_edges: 1", holder.connect());
@@ -108,10 +109,13 @@ impl Across {
     }
 }
 
-fn joined(lab: &Lab, name: &str, tcp: Ipv4Addr, threads: usize) -> Result<RemoteEdge> {
+fn joined(lab: &Lab, name: &str, tcp: Ipv4Addr, threads: usize, is_raw: bool) -> Result<RemoteEdge> {
     let mut edge = RemoteEdge::new(lab.programs(), &lab.dir().join(name))?;
     edge.tcp_at(tcp.into());
     edge.args(["--shards".to_owned(), threads.to_string()]);
+    if is_raw {
+        edge.args(["--peers-raw".to_owned()]);
+    }
     let joined = edge.join(&join_string(lab, name)?)?;
     ensure!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
     edge.start()?;

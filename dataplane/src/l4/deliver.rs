@@ -224,8 +224,11 @@ async fn serve(shard: &Shard, conn: &mut Conn, endpoint: &Endpoint, agent: &Agen
     if passthrough {
         conn.client.for_handshake_behind();
     }
+    // A claim that is not confirmed is sent again: early data would be served twice.
+    let has_early_data = conn.hello.as_ref().is_some_and(|hello| hello.tls.offers_early_data());
     if passthrough
         && !postgres
+        && !has_early_data
         && agent.session.quic().is_none()
         && let Some(served) = through_raw(shard, conn, agent, origin).await
     {

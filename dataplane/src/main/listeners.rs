@@ -140,6 +140,9 @@ pub(super) fn meet_peers(
     if let Some(identity) = &identity {
         edge.peers.prove_by(fleet::peer_tls(identity)?);
     }
+    if config.peers_raw {
+        edge.peers.allow_raw();
+    }
     let peers = match config.peers {
         Some(_) if identity.is_none() => {
             anyhow::bail!("--peers is for an edge that has joined: {}", FeedError::NoIdentity)

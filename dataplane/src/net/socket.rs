@@ -297,6 +297,14 @@ impl Socket {
         }
     }
 
+    /// Makes its close one in order again.
+    pub fn end_on_close(&self) {
+        if let Stream::Attached(stream) = &self.stream {
+            // It fails where the peer is gone, which every other call then says.
+            let _ = SockRef::from(stream).set_linger(None);
+        }
+    }
+
     /// On a thread whose runtime is a ring: the connection as one whose readiness the ring reports, for a spliced relay.
     /// None: by epoll, as it is. Afterwards nothing else can use this socket.
     pub fn by_ring(&mut self) -> io::Result<Option<Ringed>> {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ebbgate_model::EdgeId;
@@ -54,6 +55,7 @@ pub struct PeerEdges {
     ways: Mutex<BTreeMap<EdgeId, Arc<PeerWay>>>,
     proof: Mutex<Option<PeerTls>>,
     staying: Gauge,
+    raw: AtomicBool,
 }
 
 impl PeerEdges {
@@ -65,6 +67,16 @@ impl PeerEdges {
     /// Where this edge is reached. Empty before it was said.
     pub fn own(&self) -> EdgeReach {
         self.own.get().cloned().unwrap_or_default()
+    }
+
+    /// Has this edge make and take raw connections between edges from now on.
+    pub fn allow_raw(&self) {
+        self.raw.store(true, Ordering::Release);
+    }
+
+    /// Whether it makes and takes raw connections between edges: not before [`PeerEdges::allow_raw`].
+    pub fn has_raw(&self) -> bool {
+        self.raw.load(Ordering::Acquire)
     }
 
     /// Connections of other edges that are not to go to a process that has taken over, or have not gone.

@@ -113,8 +113,17 @@ impl PeerPool {
         link
     }
 
-    /// Claims a connection for a visitor, and waits until the other edge serves him. Nothing is lost with one that fails: what the
-    /// visitor said goes another way.
+    /// A claim had no answer. Those that wait may have none either: new ones are proven first.
+    fn unanswered(&self, is_late: bool) {
+        self.idle.borrow_mut().clear();
+        if !is_late {
+            self.demand.borrow_mut().failed(Instant::now());
+        }
+        self.wake.notify_one();
+    }
+
+    /// Claims a connection for a visitor, and waits until the other edge serves him. After one that fails, what the visitor said
+    /// goes another way; the upstream may have had it already.
     async fn claim(
         &self,
         link: PeerLink,
@@ -131,14 +140,17 @@ impl PeerPool {
             socket.read_exact(&mut answer).await.map(|_| answer)
         };
         let answer = tokio::select! {
-            answer = timeout(Duration::from_millis(CLAIM_MS_MAX), exchange) => answer.ok().and_then(Result::ok),
+            answer = timeout(Duration::from_millis(CLAIM_MS_MAX), exchange) => answer.ok(),
             () = self.way.liveness.silenced() => None,
             () = self.ended.cancelled() => None,
         };
-        let Some(Ok(answer)) = answer.map(|answer| awaited.open(answer)) else {
+        // One agent may be slow to answer: that is nothing against other connections.
+        let is_late = answer.is_none() && !self.way.is_silent();
+        let answer = answer.and_then(Result::ok).map(|answer| awaited.open(answer));
+        let Some(Ok(answer)) = answer else {
             // Whatever it began there ends at once.
             socket.abort_on_close();
-            self.demand.borrow_mut().failed(Instant::now());
+            self.unanswered(is_late);
             return Err(RawFailed::Lost);
         };
         slot.heard();

@@ -70,6 +70,8 @@ impl RawLink {
         let LinkOwner { session, permits } = self.owner;
         let ended = session.ended().clone();
         let mut stream = RawStream::new(self.socket, ended.clone(), permits, slot);
+        // A claim that is given up ends at the agent at once.
+        stream.socket.abort_on_close();
         let answer = async {
             stream.socket.write_all(&sealed).await?;
             stream.socket.read_u8().await
@@ -78,6 +80,7 @@ impl RawLink {
             answer = timeout(Duration::from_secs(STATUS_SECS_MAX), answer) => answer.map_err(|_| RawFailed::TimedOut)?,
             () = ended.cancelled() => return Err(RawFailed::Lost),
         };
+        stream.socket.end_on_close();
         match status.map(read_status) {
             // The agent has answered: whatever it leaves unacknowledged from now on, its service may be pausing.
             Ok(Ok(())) => {

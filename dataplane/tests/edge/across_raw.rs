@@ -11,9 +11,9 @@ use ebbgate_edge::state::metrics::JoinedLabel;
 use ebbgate_edge::tunnel::peer::{PeerHeader, RawOffer};
 use ebbgate_model::feed::ToEdge;
 use ebbgate_model::{Scheme, TunnelSessionId};
-use ebbgate_tunnel::driver;
 use ebbgate_tunnel::heartbeat;
-use ebbgate_tunnel::rpc_io::{call, read_request, write_object};
+use ebbgate_tunnel::rpc_io::{RpcIoError, call, read_request, write_object};
+use ebbgate_tunnel::{driver, reset_code};
 use ebbgate_wire::link::raw::between::{ANSWER_BYTES, Answering, Awaited, HolderSide, VisitorSide};
 use ebbgate_wire::link::raw::{
     CLAIM_LENGTH_BYTES, Claim, GREETING_BYTES, Greeting, MAGIC, NONCE_BYTES, OpeningKey, PROOF_BYTES, RawKey,
@@ -43,7 +43,10 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 
 /// Two edges, where account 1 lets TLS pass to an agent of the first from visitors of the second.
 async fn start() -> (Two, Agent) {
-    let mut two = Two::start();
+    start_as(Two::start()).await
+}
+
+async fn start_as(mut two: Two) -> (Two, Agent) {
     allow(&mut two.agents, true);
     allow(&mut two.visitors, true);
     two.visitors.cloud(
@@ -259,6 +262,32 @@ async fn an_account_that_does_not_allow_it_stays_on_the_mux() {
     assert_eq!(carried(&two.visitors, "raw"), before);
 }
 
+#[tokio::test]
+async fn both_edges_have_to_be_told_to() {
+    for (at_agents, at_visitors) in [(false, true), (true, false)] {
+        let (two, agent) = start_as(Two::with_raw(at_agents, at_visitors)).await;
+        let site = Authority::new("site");
+        serve_tls(agent, &site);
+        for _ in 0..IN_A_ROW {
+            let visitor = two.visitors.visit_tls(DB, site.client(None, false)).await.unwrap();
+            assert_eq!(soon(exchange(visitor, b"x")).await.unwrap(), b"x");
+        }
+        assert_eq!((carried(&two.visitors, "raw"), two.visitors.edge.metrics.peer_raw_idle.get()), (0, 0));
+        if at_agents {
+            continue;
+        }
+        let mux = connected(&two).await;
+        let stream = mux.open(StreamKind::RawKey).await.unwrap();
+        let refused = soon(call(stream, &Empty {})).await.unwrap_err();
+        let RpcIoError::Io(refused) = refused else { panic!("{refused}") };
+        assert_eq!(reset_code(&refused), Some(Code::REFUSED));
+        let mut greeting = TcpStream::connect(two.at).await.unwrap();
+        let nobody = Greeting { session: ksuid(99), nonce: [3; NONCE_BYTES] };
+        greeting.write_all(&nobody.encode()).await.unwrap();
+        closes(greeting).await;
+    }
+}
+
 /// Has an agent end TLS and echo, on its session.
 fn serve_tls(mut agent: Agent, site: &Authority) {
     let acceptor = site.server(&[DB]);
@@ -290,8 +319,9 @@ async fn a_stream_ends_with_the_edge_that_it_came_from() {
     agent.write_all(&[0, 1]).await.unwrap();
     assert_eq!(soon(visitor.read_u8()).await.unwrap(), 1);
     two.agents.agents.peers.take(&two.agents.edge, ToEdge::PeerGone { edge: id(2) });
-    assert!(soon(agent.read_u8()).await.is_err(), "the agent hears of it");
-    assert!(soon(visitor.read_u8()).await.is_err(), "and so does the visitor");
+    let told = [soon(agent.read_u8()).await, soon(visitor.read_u8()).await];
+    let told = told.map(|read| read.unwrap_err().kind());
+    assert_eq!(told, [io::ErrorKind::ConnectionReset; 2], "the agent hears of it, and so does the visitor");
     until(|| two.agents.edge.metrics.peer_raw_connections_open.get() == 0).await;
     until(|| two.visitors.edge.metrics.peer_raw_idle.get() == 0).await;
     assert_eq!(two.agents.edge.peer_streams.used(), 0);
@@ -319,6 +349,7 @@ async fn a_process_that_hands_over_keeps_what_it_carries_and_new_connections_go_
 
     let older = &two.agents;
     let mut newer = Lab::start();
+    newer.edge.peers.allow_raw();
     allow(&mut newer, true);
     newer.edge.peers.prove_by(proof(&two.fleet, 1));
     newer.agents.peers.begin(id(1));
@@ -484,6 +515,7 @@ async fn a_way_from_which_nothing_is_heard_gives_no_raw_connection() {
     serve_tls(agent, &site);
     wanted(&two).await;
     let mut third = Lab::start();
+    third.edge.peers.allow_raw();
     allow(&mut third, true);
     let at = two.join(&third, 3);
     let other = third.agent(TOKEN).await;
@@ -492,21 +524,36 @@ async fn a_way_from_which_nothing_is_heard_gives_no_raw_connection() {
     two.tell(peer(3, Some(at)));
     two.told_of(&third, 3).await;
 
+    let streams = || joined(&two.agents, "spliced") + joined(&two.agents, "copied");
+    let before = streams();
     closed.send_replace(true);
-    for _ in 0..6 {
-        let visitor = soon(two.visitors.visit_tls(DB, site.client(None, false))).await.unwrap();
-        assert_eq!(soon(exchange(visitor, b"x")).await.unwrap(), b"x");
-    }
+    let visits = async || {
+        for _ in 0..6 {
+            let visitor = soon(two.visitors.visit_tls(DB, site.client(None, false))).await.unwrap();
+            assert_eq!(soon(exchange(visitor, b"x")).await.unwrap(), b"x");
+        }
+    };
+    visits().await;
     assert!(two.visitors.edge.peers.ways()[&id(1)].session.is_silent());
+    // Nobody claims one there any more; who goes to the third edge is confirmed.
+    let lost = unconfirmed(&two.visitors);
+    visits().await;
+    assert_eq!((unconfirmed(&two.visitors), streams()), (lost, before));
 }
 
-/// A connection of edge 2 to the first edge, and the key it was given.
-async fn offered(two: &Two) -> (driver::Session, RawOffer) {
+/// A connection of edge 2 to the first edge.
+async fn connected(two: &Two) -> driver::Session {
     let tcp = TcpStream::connect(two.at).await.unwrap();
     let name = ServerName::try_from("edge.test").unwrap();
     let tls = TlsConnector::from(proof(&two.fleet, 2).client).connect(name, tcp).await.unwrap();
     let (session, _incoming, driving) = driver::connect(tls, Role::Client, Limits::AGENT);
     tokio::spawn(driving);
+    session
+}
+
+/// Such a connection, and the key it was given.
+async fn offered(two: &Two) -> (driver::Session, RawOffer) {
+    let session = connected(two).await;
     let stream = session.open(StreamKind::RawKey).await.unwrap();
     let offer = serde_json::from_value(soon(call(stream, &Empty {})).await.unwrap()).unwrap();
     (session, offer)

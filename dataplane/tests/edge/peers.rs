@@ -59,7 +59,15 @@ pub(crate) struct Two {
 
 impl Two {
     pub(crate) fn start() -> Self {
+        Self::with_raw(true, true)
+    }
+
+    /// Whether each has raw connections between edges.
+    pub(crate) fn with_raw(at_agents: bool, at_visitors: bool) -> Self {
         let (fleet, agents, mut visitors) = (Authority::new("edges"), Lab::start(), Lab::start());
+        for (lab, _) in [(&agents, at_agents), (&visitors, at_visitors)].iter().filter(|(_, on)| *on) {
+            lab.edge.peers.allow_raw();
+        }
         visitors.tcp_to(TARGET);
         visitors.edge.peers.prove_by(proof(&fleet, 2));
         visitors.agents.peers.begin(id(2));

@@ -197,7 +197,7 @@ where
     let ended = CancellationToken::new();
     let until_ended = ended.clone().drop_guard();
     let beside = async {
-        if let Some(at) = raw_at {
+        if let Some(at) = raw_at.filter(|_| edge.peers.has_raw()) {
             raw_dial::keep(shard, way, &mux, at, &ended).await;
         }
         pending::<Infallible>().await

@@ -5,10 +5,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ebbgate_tunnel::driver;
-use ebbgate_tunnel::rpc_io::call;
+use ebbgate_tunnel::rpc_io::{RpcIoError, call};
+use ebbgate_tunnel::{driver, reset_code};
 use ebbgate_wire::link::raw::between::VisitorSide;
 use ebbgate_wire::link::raw::{Greeting, HANDSHAKE_SECS_MAX, Nonce, RawKey};
+use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::{Empty, StreamKind};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -29,6 +30,8 @@ use crate::tunnel::peer_links::{OpenPool, PeerLink};
 
 /// Seconds another edge may take to give its key.
 const KEY_SECS_MAX: u64 = 10;
+/// Seconds before an edge is asked again that has not answered.
+const ASK_AGAIN_SECS: u64 = 60;
 /// Seconds between looks at connections that wait.
 const LOOK_SECS: u64 = 5;
 /// Seconds a connection waits for its visitor at least, before it is replaced.
@@ -96,10 +99,19 @@ async fn fill(edge: &Arc<Edge>, way: &PeerWay, mux: &driver::Session, at: Socket
 /// What the greeting names, and the key.
 type Key = (RawOffer, RawKey);
 
-/// Asks for the key. None: an older release, or one that hands over, gives none.
+/// Asks for the key until there is an answer. None: an edge without raw connections, or one that hands over, gives none.
 async fn ask(mux: &driver::Session) -> Option<Key> {
-    let asking = async { call(mux.open(StreamKind::RawKey).await.ok()?, &Empty {}).await.ok() };
-    let answer = timeout(Duration::from_secs(KEY_SECS_MAX), asking).await.ok()??;
+    let answer = loop {
+        let asking = async {
+            let stream = mux.open(StreamKind::RawKey).await.map_err(io::Error::other)?;
+            call(stream, &Empty {}).await
+        };
+        match timeout(Duration::from_secs(KEY_SECS_MAX), asking).await {
+            Ok(Ok(answer)) => break answer,
+            Ok(Err(RpcIoError::Io(error))) if reset_code(&error) == Some(Code::REFUSED) => return None,
+            Ok(Err(_)) | Err(_) => sleep(Duration::from_secs(ASK_AGAIN_SECS)).await,
+        }
+    };
     let offer: RawOffer = serde_json::from_value(answer).ok()?;
     let key = RawKey::from_secret(&offer.key).ok()?;
     Some((offer, key))

@@ -41,7 +41,8 @@ const END_SECS_MAX: u64 = 2;
 pub async fn serve(shard: Shard, agents: Arc<Agents>, mut socket: Socket, admitted: ConnPermit) {
     let (edge, peer) = (Arc::clone(shard.edge()), socket.peer());
     match timeout(Duration::from_secs(HELLO_SECS_MAX), begins_raw(&mut socket)).await {
-        Ok(true) => return raw_serve::serve(shard, agents, socket, admitted).await,
+        Ok(true) if edge.peers.has_raw() => return raw_serve::serve(shard, agents, socket, admitted).await,
+        Ok(true) => return tracing::debug!(%peer, "a raw connection is refused: this edge has none"),
         Ok(false) => {}
         Err(_) => return tracing::debug!(%peer, "another edge said nothing in time"),
     }
@@ -193,9 +194,12 @@ impl Serving {
         drop(share);
     }
 
-    /// Gives the other edge the key of raw connections. A process that has handed over takes no new ones.
+    /// Gives the other edge the key of raw connections. An edge without them gives none, and a process that has handed over takes
+    /// no new ones.
     async fn give_key(&self, mut stream: Stream) {
-        let Some(key) = self.key.as_ref().filter(|_| self.shard.edge().stage() == Stage::Serving) else {
+        let edge = self.shard.edge();
+        let may = edge.peers.has_raw() && edge.stage() == Stage::Serving;
+        let Some(key) = self.key.as_ref().filter(|_| may) else {
             return stream.reset(Code::REFUSED);
         };
         let offer = RawOffer { session: key.session, key: key.key.to_secret() };

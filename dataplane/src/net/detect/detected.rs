@@ -5,6 +5,8 @@ use ebbgate_model::Host;
 /// Longest TLS hello in bytes, all its records together (surface.md section 3.7).
 pub const HELLO_BYTES_MAX: usize = 64 << 10;
 
+const EXTENSION_EARLY_DATA: u16 = 42;
+
 /// What the first bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Detected {
@@ -47,6 +49,11 @@ impl ClientHello {
     /// Whether the client means to speak HTTP.
     pub fn offers_http(&self) -> bool {
         self.offers(b"h2") || self.offers(b"http/1.1")
+    }
+
+    /// Whether bytes of the application may follow before the handshake has ended (RFC 8446 section 4.2.10).
+    pub fn offers_early_data(&self) -> bool {
+        self.extensions.contains(&EXTENSION_EARLY_DATA)
     }
 
     /// A hello for tests, with nothing but a name and protocols.

@@ -260,6 +260,13 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn early_data_is_seen_among_other_extensions() {
+        let offers = |extensions: &[u8]| hello(&records(&message(extensions), 1 << 14)).offers_early_data();
+        assert!(!offers(&name(b"a.example.com")));
+        assert!(offers(&[name(b"a.example.com"), extension(42, &[]), extension(43, &[2, 3, 4])].concat()));
+    }
+
+    #[test]
     fn a_hello_has_a_longest_size() {
         let bytes = [22, 3, 1, 0, 4, 1, 1, 0, 1];
         assert_eq!(detect(&bytes), Detected::BadTls);

@@ -46,8 +46,11 @@ impl Demand {
         self.lowest = self.lowest.min(left);
     }
 
-    /// A connection did not come about, or served nobody.
+    /// A connection did not come about, or served nobody. Those that fail during the pause count no more.
     pub(super) fn failed(&mut self, now: Instant) {
+        if self.paused_until(now).is_some() {
+            return;
+        }
         let secs = PAUSE_SECS_MIN.saturating_mul(1 << self.failures.min(6)).min(PAUSE_SECS_MAX);
         self.failures = self.failures.saturating_add(1);
         self.paused_until = Some(now + Duration::from_secs(secs));
@@ -58,14 +61,14 @@ impl Demand {
         (self.failures, self.paused_until) = (0, None);
     }
 
-    /// How many are to be ready; `idle` are.
+    /// How many are to be ready; `idle` are. After a failure one, until it serves.
     pub(super) fn wanted(&mut self, now: Instant, idle: usize) -> usize {
         if now.saturating_duration_since(self.looked) >= Duration::from_secs(LOOK_SECS) {
             let least = if self.visitors > 0 { IDLE_MIN } else { 0 };
             self.wanted = self.wanted.saturating_sub(self.lowest).max(least.min(self.wanted));
             (self.visitors, self.looked, self.lowest) = (0, now, idle);
         }
-        self.wanted
+        if self.failures > 0 { self.wanted.min(1) } else { self.wanted }
     }
 
     /// Until when none is to be made.
@@ -120,14 +123,31 @@ mod tests {
     fn failures_pause_longer_each_time_until_one_serves() {
         let start = Instant::now();
         let mut demand = Demand::new(start);
+        let mut now = start;
         for secs in [1, 2, 4, 8, 16, 32, 60, 60] {
-            demand.failed(start);
-            assert_eq!(demand.paused_until(start), Some(at(start, secs)));
-            assert_eq!(demand.paused_until(at(start, secs)), None);
+            demand.failed(now);
+            assert_eq!(demand.paused_until(now), Some(at(now, secs)));
+            demand.failed(now);
+            assert_eq!(demand.paused_until(now), Some(at(now, secs)), "those that fail together count once");
+            now = at(now, secs);
+            assert_eq!(demand.paused_until(now), None);
         }
         demand.served();
-        assert_eq!(demand.paused_until(start), None);
+        assert_eq!(demand.paused_until(now), None);
+        demand.failed(now);
+        assert_eq!(demand.paused_until(now), Some(at(now, 1)));
+    }
+
+    #[test]
+    fn after_a_failure_one_is_tried_until_it_serves() {
+        let start = Instant::now();
+        let mut demand = Demand::new(start);
         demand.failed(start);
-        assert_eq!(demand.paused_until(start), Some(at(start, 1)));
+        assert_eq!(demand.wanted(at(start, 1), 0), 0, "nobody wants one");
+        demand.missed();
+        demand.missed();
+        assert_eq!(demand.wanted(at(start, 2), 0), 1);
+        demand.served();
+        assert_eq!(demand.wanted(at(start, 3), 1), 2 * IDLE_MIN);
     }
 }
