@@ -476,8 +476,8 @@ mod tests {
     #[test]
     fn a_drain_stands_in_front_of_everything_and_its_end_is_slow() {
         let heard = Arc::new(Mutex::new(Vec::new()));
-        let hears = Arc::clone(&heard);
-        let on_change = Box::new(move |against, holds| hears.lock().unwrap().push((against, holds)));
+        let told = Arc::clone(&heard);
+        let on_change = Box::new(move |against, holds| told.lock().unwrap().push((against, holds)));
         let (health, start) = (Health::new(ms(10_000), on_change), Instant::now());
         assert!(health.checked(start, true, "http".into(), String::new()), "a first verdict is news");
         assert!(!health.checked(start, true, "http".into(), String::new()), "the same again is none");
