@@ -253,6 +253,8 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
         drain::drain(&edge, &agents, Duration::from_millis(config.drain_ms)).await;
     }
+    // After a hand-over this writes nothing: the directory is the other process's.
+    edge.drains.save(&disk, &saved.drains_file());
     edge.log_refusals(true);
     join_shards(threads)
 }

@@ -2,7 +2,7 @@
 //! other edges that are served here.
 
 use ebbgate_model::AccountId;
-use ebbgate_model::feed::{CommandOutcome, DrainWanted, SessionReport, ToEdge};
+use ebbgate_model::feed::{CommandOutcome, DrainWanted, ToEdge};
 use tokio::time::Instant;
 
 use super::registry::Agents;
@@ -13,9 +13,11 @@ impl Agents {
     /// Keeps new work from an endpoint of a session here, or no longer; and from what else is the same member.
     pub(super) fn drain(&self, session: &AgentSession, wanted: DrainWanted) -> CommandOutcome {
         let account = session.account();
-        let Some(member) = session.member(wanted.endpoint) else {
+        let Some((member, known)) = session.member(wanted.endpoint) else {
             return CommandOutcome::Failed { reason: "the agent serves it no more".into() };
         };
+        // The new word overrides the one that the endpoint has, even if that made room for others here.
+        self.edge().drains.hear(account, &member, known);
         self.edge().drains.say(account, &member, wanted.drain, clock::unix_ms());
         tracing::info!(session = %session.state.id, endpoint = %wanted.endpoint, drain = wanted.drain, "an operator drains an endpoint or takes that back");
         self.apply_drain(account, &member);
@@ -24,20 +26,20 @@ impl Agents {
 
     /// Takes what control tells of another edge.
     pub fn told_of_peer(&self, message: ToEdge) {
-        if let ToEdge::PeerSession { report, .. } = &message {
-            self.hear_drains(report);
+        let account = match &message {
+            ToEdge::PeerSession { report, .. } => Some(report.account),
+            _ => None,
+        };
+        let news = self.peers.take(self.edge(), message);
+        if let Some(account) = account {
+            self.heard_drains(account, &news);
         }
-        self.peers.take(self.edge(), message);
     }
 
-    /// A session elsewhere is reported: operators' words in it that are news hold here too.
-    pub(super) fn hear_drains(&self, report: &SessionReport) {
-        for said in report.endpoints.values().filter_map(|endpoint| endpoint.drain.as_ref()) {
-            if let Some(word) = said.word()
-                && self.edge().drains.hear(report.account, &said.member, word)
-            {
-                self.apply_drain(report.account, &said.member);
-            }
+    /// There are operators' words on these members from elsewhere: they hold here too.
+    pub(super) fn heard_drains(&self, account: AccountId, news: &[String]) {
+        for member in news {
+            self.apply_drain(account, member);
         }
     }
 

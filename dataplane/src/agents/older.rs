@@ -129,8 +129,9 @@ async fn take(agents: &Arc<Agents>, id: EdgeId, told: Told, named: &mut Option<o
             let agents = Arc::clone(agents);
             let taken = spawn_blocking(move || {
                 let report: Arc<SessionReport> = Arc::from(report);
-                agents.hear_drains(&report);
-                agents.peers.older_session(agents.edge(), (id, session), report, own_tls, moves);
+                let account = report.account;
+                let news = agents.peers.older_session(agents.edge(), (id, session), report, own_tls, moves);
+                agents.heard_drains(account, &news);
             });
             if let Err(error) = taken.await {
                 tracing::error!(%error, "a session of an older process is left out");

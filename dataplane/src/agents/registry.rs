@@ -169,7 +169,7 @@ impl Agents {
     }
 
     /// Asks an agent to do something, in the background, and tells control what it said.
-    pub fn command(&self, session: TunnelSessionId, asked: SessionCommand, number: u64) {
+    pub fn command(self: &Arc<Self>, session: TunnelSessionId, asked: SessionCommand, number: u64) {
         if self.sessions.get(session).is_none()
             && self.peers.ask_older(session, Asked::Command { session, command: asked.clone(), number })
         {
@@ -180,16 +180,19 @@ impl Agents {
         self.ask(session, asked, tell);
     }
 
-    /// Asks an agent of this process to do something, in the background, and tells what it said; drains an endpoint at once.
+    /// Asks an agent of this process to do something, or drains an endpoint of it, in the background; tells what came of it.
     pub(super) fn ask(
-        &self,
+        self: &Arc<Self>,
         session: TunnelSessionId,
         asked: SessionCommand,
         tell: impl FnOnce(CommandOutcome) + Send + 'static,
     ) {
         let found = self.sessions.get(session);
         if let (Some(session), SessionCommand::Drain(wanted)) = (&found, &asked) {
-            return tell(self.drain(session, *wanted));
+            let (agents, session, wanted) = (Arc::clone(self), Arc::clone(session), *wanted);
+            // The directory of peers may be held while policies are compiled.
+            drop(self.edge.background.spawn_blocking(move || tell(agents.drain(&session, wanted))));
+            return;
         }
         self.edge.background.spawn(async move {
             tell(if let Some(session) = found {

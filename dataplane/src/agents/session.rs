@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ebbgate_model::feed::{AgentEndpointReport, DrainReport, SessionReport};
+use ebbgate_model::feed::{AgentEndpointReport, Drain, DrainReport, SessionReport};
 use ebbgate_model::{AccountId, EndpointId, ErrorCode, IpRestrictionKind, TrafficPolicy};
 use ebbgate_policy::{AgentFacts, Engine, ServerCertificate};
 use ebbgate_tunnel::driver;
@@ -98,7 +98,11 @@ impl Bound {
         let Kind::Agent(agent) = &self.endpoint.kind else { return report };
         let health = agent.health.report(Instant::now(), clock::unix_ms());
         let drain = report.drain.as_ref();
-        let drain = drain.map(|said| Box::new(DrainReport::new(said.member.clone(), agent.health.drain())));
+        let drain = drain.map(|said| {
+            let word = agent.health.drain();
+            let unhealthy = word.drained && agent.health.is_unhealthy();
+            Box::new(DrainReport { unhealthy, ..DrainReport::new(said.member.clone(), word) })
+        });
         AgentEndpointReport { upstream_refused: agent.health.is_aside(), health, drain, ..report }
     }
 }
@@ -267,11 +271,12 @@ impl AgentSession {
         true
     }
 
-    /// By what an endpoint of this session is known in operators' words. None: it is not served here.
-    pub(super) fn member(&self, id: EndpointId) -> Option<String> {
+    /// By what an endpoint of this session is known in operators' words, and the last word on it. None: it is not served here.
+    pub(super) fn member(&self, id: EndpointId) -> Option<(String, Drain)> {
         let inner = self.inner();
         let bound = inner.bound.iter().find(|bound| bound.endpoint.id == id)?;
-        bound.report.drain.as_ref().map(|said| said.member.clone())
+        let Kind::Agent(agent) = &bound.endpoint.kind else { return None };
+        bound.report.drain.as_ref().map(|said| (said.member.clone(), agent.health.drain()))
     }
 
     /// Takes over the operator's word on what was just bound.
@@ -283,7 +288,7 @@ impl AgentSession {
         }
     }
 
-    /// There is an operator's word on a member: what of it is bound here obeys, and control is told.
+    /// There is an operator's word on a member: it holds for what of it is bound here, and control is told.
     pub(super) fn drained(&self, edge: &Edge, member: &str, now: Instant) {
         let is_it = |bound: &&Bound| bound.report.drain.as_ref().is_some_and(|said| said.member == member);
         let found: Vec<_> = {

@@ -134,6 +134,7 @@ impl Host for EdgeHost {
             Err(error) => tracing::warn!(%error, "clients of HTTPS will not resume at the other process"),
         }
         bound::save(&self.edge, &self.saved.disk(), &self.saved.bound_file());
+        self.edge.drains.save(&self.saved.disk(), &self.saved.drains_file());
         Ok(Stopped { given, closed: closed.into_iter().collect() })
     }
 

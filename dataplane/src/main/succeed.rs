@@ -60,6 +60,7 @@ pub(super) async fn take_over(
     }
     older::meet(agents, channels).await;
     bound::expect(edge, &saved.bound_file(), Away::HandedOver);
+    edge.drains.restore(&saved.drains_file());
     if let Some(quic) = edge.quic() {
         quic.port.resume();
     }

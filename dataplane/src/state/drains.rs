@@ -14,10 +14,14 @@ use ebbgate_model::feed::{Drain, DrainReport};
 use super::disk::Disk;
 use super::kept;
 
-/// Members of one account with a word that is kept. A further one takes the place of the one that was asked for least lately.
+/// Members of one account with a word that is kept. A further one takes the place of one that is not drained, if there is one; of
+/// several, of the one that was asked for least lately.
 const OF_ACCOUNT_MAX: usize = 1_000;
 /// The same in all; then it takes the place of one of the account that has most.
 const MEMBERS_MAX: usize = 65_536;
+
+/// For the log.
+const WHAT: &str = "what operators drain";
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -53,7 +57,7 @@ pub fn member(account: AccountId, identity: &str) -> String {
 
 /// Keeps operators' words on disk, for ever.
 pub async fn keep(drains: Arc<Drains>, disk: Arc<Disk>, file: PathBuf) {
-    kept::keep(disk, file, "what operators drain", || drains.words(), || drains.all()).await;
+    kept::keep(disk, file, WHAT, || drains.words(), || drains.all()).await;
 }
 
 impl Drains {
@@ -69,14 +73,17 @@ impl Drains {
         })
     }
 
-    /// An operator says so here, at `now_ms`. What holds already stays as it was said.
+    /// Writes operators' words to disk, now.
+    pub fn save(&self, disk: &Disk, file: &Path) {
+        kept::save(disk, file, &self.all(), WHAT);
+    }
+
+    /// An operator says so here, at `now_ms`. It overrides what another edge may know, be it the same word again.
     pub fn say(&self, account: AccountId, member: &str, drained: bool, now_ms: i64) {
         let mut inner = self.locked();
         let before = inner.accounts.get(&account).and_then(|members| members.get(member));
         let before = before.map_or_else(Drain::default, |word| word.drain);
-        if before.drained != drained {
-            inner.keep(account, member, before.then(drained, now_ms));
-        }
+        inner.keep(account, member, before.then(drained, now_ms));
     }
 
     /// Another edge has heard this word. True: it is news here.
@@ -107,11 +114,13 @@ impl Drains {
 
     /// Everything, in order.
     fn all(&self) -> Vec<(AccountId, DrainReport)> {
-        let inner = self.locked();
-        let all = inner.accounts.iter().flat_map(|(account, members)| {
-            members.iter().map(|(member, word)| (*account, DrainReport::new(member.clone(), word.drain)))
-        });
-        let mut all: Vec<_> = all.collect();
+        let mut all: Vec<_> = {
+            let inner = self.locked();
+            let all = inner.accounts.iter().flat_map(|(account, members)| {
+                members.iter().map(|(member, word)| (*account, DrainReport::new(member.clone(), word.drain)))
+            });
+            all.collect()
+        };
         all.sort_by(|(a, one), (b, other)| (a, &one.member).cmp(&(b, &other.member)));
         all
     }
@@ -139,15 +148,21 @@ impl Inner {
             None
         };
         if let Some(from) = from {
-            self.forget_one(from);
+            self.forget_one(from, member);
         }
     }
 
-    fn forget_one(&mut self, account: AccountId) {
+    /// Makes room for the word on `newest`.
+    fn forget_one(&mut self, account: AccountId, newest: &str) {
         let Some(members) = self.accounts.get_mut(&account) else { return };
-        let oldest = members.iter().min_by_key(|(_, word)| word.used).map(|(member, _)| member.clone());
-        if oldest.is_some_and(|oldest| members.remove(&oldest).is_some()) {
+        let others = members.iter().filter(|(member, _)| *member != newest);
+        let oldest = others.min_by_key(|(_, word)| (word.drain.drained, word.used));
+        if let Some(oldest) = oldest.map(|(member, _)| member.clone()) {
+            members.remove(&oldest);
             self.members = self.members.saturating_sub(1);
+        }
+        if members.is_empty() {
+            self.accounts.remove(&account);
         }
     }
 }
@@ -165,7 +180,13 @@ mod tests {
         one.say(owner, &name, true, 5_000);
         let drained = one.get(owner, &name);
         one.say(owner, &name, true, 9_000);
-        assert_eq!((one.get(owner, &name), drained.at_ms), (drained, 5_000), "it is drained since it was");
+        let again = one.get(owner, &name);
+        assert_eq!(
+            (drained.at_ms, again),
+            (5_000, Drain { at_ms: 9_000, drained: true }),
+            "the newer word is kept"
+        );
+        let drained = again;
         assert!(two.hear(owner, &name, drained) && !two.hear(owner, &name, drained), "news once");
         // The other edge's clock is far behind.
         two.say(owner, &name, false, 10);
@@ -185,7 +206,7 @@ mod tests {
         drains.say(account(1), "a", true, 5);
         drains.say(account(2), "b", true, 6);
         drains.say(account(2), "b", false, 7);
-        kept::save(&disk, &file, &drains.all(), "what operators drain");
+        drains.save(&disk, &file);
         let again = Drains::default();
         again.restore(&file);
         assert_eq!((again.all(), again.words()), (drains.all(), 2));
@@ -215,6 +236,16 @@ mod tests {
         assert!(!drains.get(account(1), "1").drained);
         drains.say(account(1), "0", false, 1);
         assert_eq!(full(account(1)), OF_ACCOUNT_MAX, "a further word on the same member takes no room");
+        drains.say(account(1), "unheard", false, 1);
+        assert_eq!(
+            (drains.get(account(1), "unheard").at_ms, full(account(1))),
+            (1, OF_ACCOUNT_MAX),
+            "it was said now"
+        );
+        assert!(
+            !drains.0.lock().unwrap().accounts[&account(1)].contains_key("0"),
+            "one that is not drained makes room"
+        );
         // As if other accounts had filled the rest.
         drains.0.lock().unwrap().members = MEMBERS_MAX;
         drains.say(account(2), "small", true, 1);

@@ -1,8 +1,8 @@
 //! `Pool`: the members that share one URL, and which of them is asked next.
 //!
 //! Members take turns, or are chosen as a policy says ([`Pool::select`]), among the best that can take a stream just now: one
-//! that was set aside is asked when a trial is due, or when no other is left, as are unhealthy and ejected ones; one that an operator
-//! drains comes behind those, and one with an agent that is not heard is the last. Does not know how a stream is opened: where a
+//! that an operator drains is asked when no such one is left; one that was set aside, when a trial is due or behind those, as are
+//! unhealthy and ejected ones; one with an agent that is not heard is the last. Does not know how a stream is opened: where a
 //! member fails before a byte was sent, the caller picks again and names the ones it has tried.
 
 mod selection;
@@ -134,7 +134,7 @@ impl Pool {
     pub fn has_other(&self, than: &[EndpointId]) -> bool {
         let others = self.0.endpoints.iter().filter(|member| !than.contains(&member.id));
         let ranks = others.filter_map(|member| member.rank(Ask::repeatable()));
-        than.len() < TRIES_MAX && ranks.into_iter().any(|rank| rank.class() < ASIDE)
+        than.len() < TRIES_MAX && ranks.into_iter().any(|rank| rank.class() < DRAINED)
     }
 
     /// What a cookie says that names this member. None: cookies name none here, or one of these names it already.
@@ -289,8 +289,8 @@ fn address(client: IpAddr) -> u64 {
     }
 }
 
-/// The class of members that are set aside. What may be asked without a doubt is below it.
-const ASIDE: u8 = 2 * (DISTANCE_MAX + 1);
+/// The class of members that are drained and work. What may be asked without a doubt is below it.
+const DRAINED: u8 = 2 * (DISTANCE_MAX + 1);
 /// The largest distance that is told apart.
 const DISTANCE_MAX: u8 = 2;
 
@@ -311,26 +311,27 @@ enum Standing {
     Starting,
     /// It was set aside, and may be tried by one visitor now.
     Trial,
+    /// An operator wants no new work there, and nothing else is known against it.
+    Drained,
     /// It is set aside.
     Aside,
-    /// An operator wants no new work there.
-    Drained,
-    /// The same, and it is set aside.
+    /// The same, and an operator wants no new work there.
     DrainedAside,
     /// Nothing is heard from its agent.
     Silent,
 }
 
 impl Rank {
-    /// Members of a lower class go first. A trial is as good as any: work that it fails goes to another member.
+    /// Members of a lower class go first. A trial is as good as any: work that it fails goes to another member. One that is drained
+    /// and works comes before those that may not work: a few tries must not be spent on those alone.
     fn class(self) -> u8 {
         match self.standing {
             Standing::Good | Standing::Trial => 2 * self.distance.min(DISTANCE_MAX),
             Standing::Starting => 2 * self.distance.min(DISTANCE_MAX) + 1,
-            Standing::Aside => ASIDE,
-            Standing::Drained => ASIDE + 1,
-            Standing::DrainedAside => ASIDE + 2,
-            Standing::Silent => ASIDE + 3,
+            Standing::Drained => DRAINED,
+            Standing::Aside => DRAINED + 1,
+            Standing::DrainedAside => DRAINED + 2,
+            Standing::Silent => DRAINED + 3,
         }
     }
 }

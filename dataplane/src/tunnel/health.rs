@@ -1,6 +1,6 @@
 //! `Health`: whether new work may go to an endpoint, from all that is known against it. An upstream that was refused is set
 //! aside at once and tried again with backoff, one stream at a time; one that fails its agent's checks waits until they pass;
-//! one that answered too many errors, or too slowly, is ejected for a while. One that an operator drains waits for his word.
+//! one that answered too many errors, or too slowly, is ejected for a while. One that an operator drains waits until that is taken back.
 //!
 //! Decides from what streams and agents report and from the time, which is an argument. Does not know pools or streams.
 
@@ -59,8 +59,19 @@ pub enum Against {
     Drain,
 }
 
-/// Hears what is known against the endpoint, and whether it still is, whenever that changes.
-type OnChange = Box<dyn Fn(Against, bool) + Send + Sync>;
+/// What became of something that is known against an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// It is known from now on.
+    Begins,
+    /// It holds no longer.
+    Ends,
+    /// It held until the endpoint went.
+    Gone,
+}
+
+/// Hears what is known against the endpoint, whenever that changes.
+type OnChange = Box<dyn Fn(Against, News) + Send + Sync>;
 
 /// See the module. Shared by every policy the endpoint is served under.
 pub struct Health {
@@ -258,9 +269,14 @@ impl Health {
         }
     }
 
-    /// Takes an operator's word.
+    /// Takes an operator's word, unless a later one is known.
     pub fn set_drain(&self, now: Instant, drain: Drain) {
-        self.change(now, |known| known.drain = drain);
+        self.change(now, |known| known.drain = known.drain.max(drain));
+    }
+
+    /// Whether its agent's checks fail.
+    pub fn is_unhealthy(&self) -> bool {
+        self.is_doubted.load(Ordering::Acquire) && self.held().is_unhealthy()
     }
 
     /// An operator's last word.
@@ -340,7 +356,7 @@ impl Health {
         let mut is_heard = false;
         for against in news {
             is_heard = true;
-            (self.on_change)(against, after.contains(&against));
+            (self.on_change)(against, if after.contains(&against) { News::Begins } else { News::Ends });
         }
         is_heard
     }
@@ -354,7 +370,7 @@ impl Drop for Health {
     fn drop(&mut self) {
         let all: Vec<_> = self.held().against().collect();
         for against in all {
-            (self.on_change)(against, false);
+            (self.on_change)(against, News::Gone);
         }
     }
 }
@@ -430,13 +446,12 @@ mod tests {
         let counted = Arc::clone(&aside);
         let health = Health::new(
             Duration::ZERO,
-            Box::new(move |against, is_aside| {
+            Box::new(move |against, news| {
                 assert_eq!(against, Against::Refused);
-                if is_aside {
-                    counted.fetch_add(1, Ordering::Relaxed);
-                } else {
-                    counted.fetch_sub(1, Ordering::Relaxed);
-                }
+                match news {
+                    News::Begins => counted.fetch_add(1, Ordering::Relaxed),
+                    News::Ends | News::Gone => counted.fetch_sub(1, Ordering::Relaxed),
+                };
             }),
         );
         let now = Instant::now();
@@ -491,6 +506,10 @@ mod tests {
         assert_eq!(report.reason, DRAINED);
         let back = Drain { at_ms: 9_000, drained: false };
         health.set_drain(start, back);
+        for earlier in [drained, Drain::default()] {
+            health.set_drain(start, earlier);
+            assert_eq!(health.drain(), back, "a later word holds");
+        }
         assert_eq!(
             (health.standing(start), health.report(start, 0).state),
             (Standing::Aside, HealthState::Unhealthy)
@@ -498,10 +517,10 @@ mod tests {
         health.told(start, true);
         assert_eq!((health.standing(start), health.drain()), (Standing::Starting, back));
         let expect = [
-            (Against::Drain, true),
-            (Against::Checks, true),
-            (Against::Drain, false),
-            (Against::Checks, false),
+            (Against::Drain, News::Begins),
+            (Against::Checks, News::Begins),
+            (Against::Drain, News::Ends),
+            (Against::Checks, News::Ends),
         ];
         assert_eq!(*heard.lock().unwrap(), expect);
     }

@@ -191,7 +191,7 @@ async fn members_elsewhere_are_picked_by_what_their_agents_and_operators_say() {
     // A healthy one there comes before an unhealthy one here.
     assert_eq!(say(&says_near, &near_bind, false, "closed").await, "");
     assert_eq!(answers(&two.visitors, 6).await, all_by("far", 6));
-    // Where none is healthy, those here come first as ever; back there, and it has the work.
+    // Where none is healthy, all are tried, wherever they are; back there, and it has the work.
     assert_eq!(say(&says_far, &far_bind, false, "closed").await, "");
     let before = members(&two.visitors);
     two.told().await;
@@ -203,11 +203,18 @@ async fn members_elsewhere_are_picked_by_what_their_agents_and_operators_say() {
     let same = |(a, b): (&Arc<Endpoint>, &Arc<Endpoint>)| Arc::ptr_eq(a, b);
     assert!(before.iter().zip(&members(&two.visitors)).all(same), "and no policy is compiled for that");
 
-    // An operator's word weighs more than a check, wherever it was said.
+    // A drained one that works comes before an unhealthy one, wherever it is; one that is both comes behind.
     assert_eq!(drain(&mut two.agents, far_id, true).await, CommandOutcome::Taken);
     two.told().await;
+    assert_eq!(answers(&two.visitors, 6).await, all_by("far", 6));
+    assert_eq!(say(&says_far, &far_bind, false, "closed").await, "");
+    two.told().await;
     assert_eq!(answers(&two.visitors, 6).await, all_by("near", 6));
+    assert_eq!(say(&says_far, &far_bind, true, "").await, "");
+    two.told().await;
+    assert_eq!(answers(&two.visitors, 6).await, all_by("far", 6));
     assert_eq!(say(&says_near, &near_bind, true, "").await, "");
+    assert_eq!(answers(&two.visitors, 6).await, all_by("near", 6));
     assert_eq!(drain(&mut two.visitors, near_id, true).await, CommandOutcome::Taken);
     assert_eq!(answers(&two.visitors, 8).await.len(), 2, "both are drained");
     assert_eq!(drain(&mut two.agents, far_id, false).await, CommandOutcome::Taken);

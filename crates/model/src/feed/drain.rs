@@ -42,6 +42,9 @@ pub struct DrainReport {
     /// [`Drain::at_ms`].
     #[serde(default, skip_serializing_if = "is_zero")]
     pub at_ms: i64,
+    /// Whether its agent's checks fail, too: the health that is reported of a drained endpoint does not say so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unhealthy: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
@@ -50,9 +53,9 @@ fn is_zero(at_ms: &i64) -> bool {
 }
 
 impl DrainReport {
-    /// The word on a member.
+    /// The word on a member that nothing else is known against.
     pub fn new(member: String, Drain { at_ms, drained }: Drain) -> Self {
-        Self { member, drained, at_ms }
+        Self { member, drained, at_ms, unhealthy: false }
     }
 
     /// The word itself. None: nothing was said, or what is told is out of bounds.

@@ -91,8 +91,10 @@ impl Served {
             (session.metadata.clone(), session.agent_version.clone(), session.os.clone())
         };
         let Some(before) = self.from.endpoints.get(&self.endpoint.id) else { return false };
-        let AgentEndpointReport { upstream_refused, health, drain, .. } = said.clone();
-        let before = AgentEndpointReport { upstream_refused, health, drain, ..before.clone() };
+        let AgentEndpointReport { upstream_refused, health, drain, .. } = said;
+        let (health, drain) = (health.clone(), drain.clone());
+        let before =
+            AgentEndpointReport { upstream_refused: *upstream_refused, health, drain, ..before.clone() };
         before == *said && agent(&self.from) == agent(session)
     }
 }
@@ -105,13 +107,14 @@ impl Directory {
         table.own = Some(own);
     }
 
-    /// Takes what control tells; other messages are not for this.
-    pub fn take(self: &Arc<Self>, edge: &Arc<Edge>, message: ToEdge) {
+    /// Takes what control tells; other messages are not for this. Gives the members on which it has an operator's word that is
+    /// news.
+    pub fn take(self: &Arc<Self>, edge: &Arc<Edge>, message: ToEdge) -> Vec<String> {
         match message {
             ToEdge::Peer(peer) => self.table().peer(edge, peer),
             ToEdge::PeerGone { edge: gone } => self.table().gone(edge, gone),
             ToEdge::PeerSession { edge: at, session, report } => {
-                self.table().session(edge, (at, session), report, BTreeMap::new());
+                return self.table().session(edge, (at, session), report, BTreeMap::new());
             }
             ToEdge::PeerSessionEnded { edge: at, session } => self.table().ended(edge, (at, session)),
             ToEdge::PeersTold => {
@@ -123,6 +126,7 @@ impl Directory {
             }
             _ => {}
         }
+        Vec::new()
     }
 
     /// Whether a process is known by this name at another edge, under the same credential. A client that comes from there cannot
@@ -136,7 +140,7 @@ impl Directory {
         })
     }
 
-    /// There is an operator's word on a member of a pool: what of it is served here obeys.
+    /// There is an operator's word on a member of a pool: it holds for what of it is served here.
     pub fn drained(&self, edge: &Edge, account: AccountId, member: &str) {
         let table = self.table();
         for (at, session) in table.by_account.get(&account).into_iter().flatten() {
@@ -145,7 +149,7 @@ impl Directory {
                 if let Some(said) = served.from.endpoints.get(id).and_then(|said| said.drain.as_ref())
                     && said.member == member
                 {
-                    obey(edge, &served.endpoint, said);
+                    take_word(edge, &served.endpoint, said);
                 }
             }
         }
@@ -249,20 +253,22 @@ impl Table {
         edge.peers.set_way(gone, None);
     }
 
+    /// A session elsewhere is reported. Gives the members on which it has an operator's word that is news.
     fn session(
         &mut self,
         edge: &Edge,
         at: (EdgeId, TunnelSessionId),
         report: Arc<SessionReport>,
         own_tls: BTreeMap<EndpointId, OwnTls>,
-    ) {
+    ) -> Vec<String> {
         let feed = self.feed;
-        let Some(peer) = self.peers.get_mut(&at.0) else { return };
-        if peer.older.is_none() && peer.about.reach.peers.is_empty() {
-            return;
-        }
+        let Some(peer) = self.peers.get_mut(&at.0) else { return Vec::new() };
         if report.endpoints.len() > ENDPOINTS_MAX {
-            return tracing::error!(peer = %at.0, session = %at.1, "a session elsewhere has more than {ENDPOINTS_MAX} endpoints; it is left out");
+            tracing::error!(peer = %at.0, session = %at.1, "a session elsewhere has more than {ENDPOINTS_MAX} endpoints; it is left out");
+            return Vec::new();
+        }
+        if peer.older.is_none() && peer.about.reach.peers.is_empty() {
+            return hear_drains(edge, &report);
         }
         let is_full = peer.sessions.len() >= SESSIONS_MAX;
         match peer.sessions.get_mut(&at.1) {
@@ -270,21 +276,24 @@ impl Table {
                 session.named = feed;
                 if session.report.account != report.account || session.report.credential != report.credential
                 {
-                    return tracing::error!(peer = %at.0, session = %at.1, "a session elsewhere changed its owner; ignored");
+                    tracing::error!(peer = %at.0, session = %at.1, "a session elsewhere changed its owner; ignored");
+                    return Vec::new();
                 }
                 session.own_tls = own_tls;
                 if session.report == report {
-                    return;
+                    return Vec::new();
                 }
-                session.report = report;
+                session.report = Arc::clone(&report);
             }
             None if is_full => {
-                return tracing::error!(peer = %at.0, "another edge has more than {SESSIONS_MAX} sessions; one is left out");
+                tracing::error!(peer = %at.0, "another edge has more than {SESSIONS_MAX} sessions; one is left out");
+                return Vec::new();
             }
             None => {
                 self.by_account.entry(report.account).or_default().insert(at);
                 self.by_credential.entry(report.credential).or_default().insert(at);
                 let (served, processes, shown) = (BTreeMap::new(), BTreeSet::new(), Shown::default());
+                let report = Arc::clone(&report);
                 let session = Session { named: feed, report, own_tls, served, processes, shown };
                 peer.sessions.insert(at.1, session);
             }
@@ -292,8 +301,11 @@ impl Table {
         if !std::mem::replace(&mut peer.has_ways, true) {
             open_ways(edge, &peer.way);
         }
+        // Before visitors find what is drained.
+        let news = hear_drains(edge, &report);
         let tables = edge.tables.load();
         self.serve(edge, at, &tables, &Has::of(edge), &|_| false);
+        news
     }
 
     fn ended(&mut self, edge: &Edge, at: (EdgeId, TunnelSessionId)) {
@@ -428,6 +440,14 @@ impl Table {
     }
 }
 
+/// Keeps operators' words in a report that is accepted; gives the members on which they are news.
+fn hear_drains(edge: &Edge, report: &SessionReport) -> Vec<String> {
+    let said = report.endpoints.values().filter_map(|endpoint| endpoint.drain.as_ref());
+    let news = said
+        .filter(|said| said.word().is_some_and(|word| edge.drains.hear(report.account, &said.member, word)));
+    news.map(|said| said.member.clone()).collect()
+}
+
 /// Has shards connect to the edge.
 fn open_ways(edge: &Edge, way: &Arc<PeerWay>) {
     for shard in 0..edge.mailboxes.shards().min(WAYS_MAX) {
@@ -475,7 +495,7 @@ fn process_of(endpoint: &Endpoint) -> Option<Box<str>> {
 }
 
 /// Takes over what the agent's own edge knows of its upstream, as far as the agent or an operator says it: that it is not reached, that
-/// checks fail, that it is drained. Whom its edge has ejected is that edge's own judgement; this one makes its own.
+/// checks fail, that it is drained. An ejection is the judgement of the edge that made it; this one makes its own.
 fn told_of_health(edge: &Edge, endpoint: &Endpoint, said: &AgentEndpointReport) {
     let Kind::Agent(agent) = &endpoint.kind else { return };
     let now = Instant::now();
@@ -484,17 +504,15 @@ fn told_of_health(edge: &Edge, endpoint: &Endpoint, said: &AgentEndpointReport) 
         (false, true) => agent.health.answered(now),
         _ => {}
     }
-    // The report of a drained one does not say what its checks come to.
-    if said.health.state != HealthState::Drained {
-        agent.health.told(now, said.health.state != HealthState::Unhealthy);
-    }
+    let fails_checks = said.drain.as_ref().is_some_and(|said| said.unhealthy);
+    agent.health.told(now, said.health.state != HealthState::Unhealthy && !fails_checks);
     if let Some(said) = &said.drain {
-        obey(edge, endpoint, said);
+        take_word(edge, endpoint, said);
     }
 }
 
 /// Takes over the operator's last word that this edge has heard on a member.
-fn obey(edge: &Edge, endpoint: &Endpoint, said: &DrainReport) {
+fn take_word(edge: &Edge, endpoint: &Endpoint, said: &DrainReport) {
     if let Kind::Agent(agent) = &endpoint.kind {
         agent.health.set_drain(Instant::now(), edge.drains.get(endpoint.account, &said.member));
     }

@@ -25,7 +25,7 @@ use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::route::{AlreadyOnline, RouteTable};
 use crate::state::tables::Tables;
 use crate::state::{clock, drains, random};
-use crate::tunnel::health::{Against, Health};
+use crate::tunnel::health::{Against, Health, News};
 use crate::tunnel::load::Load;
 use crate::tunnel::session::AgentRef;
 
@@ -248,7 +248,7 @@ impl Connection {
         let slow_start = self.shard.edge().outliers.slow_start;
         let account = session.account();
         let (edge, session, url) = (Arc::downgrade(self.shard.edge()), session.state.id, url.clone());
-        let on_change = move |against: Against, holds: bool| {
+        let on_change = move |against: Against, news: News| {
             let Some(edge) = edge.upgrade() else { return };
             let (gauge, out) = match against {
                 Against::Refused => {
@@ -262,12 +262,18 @@ impl Connection {
                 }
                 Against::Drain => (&edge.metrics.endpoints_drained, "drained by an operator"),
             };
-            if holds {
-                gauge.inc();
-                tracing::info!(%session, %url, "{out}");
-            } else {
-                gauge.dec();
-                tracing::info!(%session, %url, "no longer {out}");
+            match news {
+                News::Begins => {
+                    gauge.inc();
+                    tracing::info!(%session, %url, "{out}");
+                }
+                News::Ends => {
+                    gauge.dec();
+                    tracing::info!(%session, %url, "no longer {out}");
+                }
+                News::Gone => {
+                    gauge.dec();
+                }
             }
             edge.health_changed(session);
         };

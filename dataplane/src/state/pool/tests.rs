@@ -115,7 +115,7 @@ fn an_unhealthy_or_ejected_member_gets_nothing_unless_all_are() {
 }
 
 #[test]
-fn a_drained_member_gets_nothing_while_another_is_left_be_that_unhealthy_and_all_is_better_than_nobody() {
+fn a_drained_member_gets_nothing_while_a_healthy_one_is_left_and_comes_before_those_that_may_not_work() {
     let drained = Drain { at_ms: 1, drained: true };
     let members = [agent(1, URL), far(agent(2, URL)), agent(3, URL)];
     let pool = Pool::new(members.to_vec());
@@ -126,12 +126,15 @@ fn a_drained_member_gets_nothing_while_another_is_left_be_that_unhealthy_and_all
     assert_eq!(get_work(), [false, false, true]);
     health(&members[2]).checked(now, false, "tcp".into(), String::new());
     assert_eq!(get_work(), [false, true, false], "a healthy one elsewhere comes first");
-    health(&members[1]).told(now, false);
-    assert_eq!(get_work(), [false, true, true], "an operator's word weighs more than a check");
-    let tried = [members[1].id, members[2].id];
+    let tried = [members[1].id];
     let ask = Ask::at(now, true);
     assert_eq!(pool.pick(&tried, ask).unwrap().id, members[0].id, "what others refuse comes to it");
     assert!(!pool.has_other(&tried), "and nobody waits for it");
+    health(&members[1]).told(now, false);
+    assert_eq!(get_work(), [true, false, false], "it works, and the others may not");
+    health(&members[0]).refused(now);
+    assert_eq!(get_work(), [false, true, true], "drained, it comes behind those that may not work either");
+    health(&members[0]).answered(now);
     health(&members[1]).set_drain(now, drained);
     health(&members[2]).set_drain(now, drained);
     assert_eq!(get_work(), [true, false, false], "of drained members the healthy one");
@@ -140,9 +143,18 @@ fn a_drained_member_gets_nothing_while_another_is_left_be_that_unhealthy_and_all
     assert_eq!(get_work(), [true, true, true], "a drain takes no service down");
     health(&members[1]).set_drain(now, Drain { at_ms: 2, drained: false });
     assert_eq!(get_work(), [false, true, false]);
-    // What is set aside waits for its trial, and comes before what is drained all the same.
-    health(&members[1]).refused(now);
-    assert_eq!(get_work(), [false, true, false]);
+}
+
+#[test]
+fn where_as_many_are_unreachable_as_are_tried_the_drained_one_that_works_is_asked() {
+    let members: [_; TRIES_MAX + 1] = std::array::from_fn(|n| agent(u8::try_from(n + 1).unwrap(), URL));
+    let (pool, now) = (Pool::new(members.to_vec()), Instant::now());
+    let (works, unreachable) = members.split_last().unwrap();
+    health(works).set_drain(now, Drain { at_ms: 1, drained: true });
+    for member in unreachable {
+        health(member).refused(now);
+    }
+    assert_eq!(picks(&pool, &members, Ask::at(now, true), 30), [0, 0, 0, 0, 30]);
 }
 
 #[test]

@@ -40,7 +40,7 @@ impl Directory {
         self.table().gone(edge, id);
     }
 
-    /// A session of an older process began or changed.
+    /// A session of an older process began or changed. Gives the members on which it has an operator's word that is news.
     pub(in crate::agents) fn older_session(
         &self,
         edge: &Edge,
@@ -48,10 +48,11 @@ impl Directory {
         report: Arc<SessionReport>,
         own_tls: BTreeMap<EndpointId, OwnTls>,
         moves: bool,
-    ) {
+    ) -> Vec<String> {
         let mut table = self.table();
-        table.session(edge, at, report, own_tls);
+        let news = table.session(edge, at, report, own_tls);
         table.show(edge, at, Some(moves));
+        news
     }
 
     /// A session of an older process ended.
