@@ -242,21 +242,28 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
         handed_over = upgrade::hand_over_when_asked(door, host, arguments) => handed_over?,
         () = &mut stop => false,
     };
-    if handed_over {
-        let deadline = Duration::from_secs(config.drain_deadline_secs);
-        tokio::select! {
-            () = drain::hand_over(&edge, &agents, deadline) => {}
-            () = &mut stop => drain::drain(&edge, &agents, Duration::from_millis(config.drain_ms)).await,
-        }
-    } else {
-        // Without a service manager there is nothing to notify.
-        let _ = sd_notify::notify(&[NotifyState::Stopping]);
-        drain::drain(&edge, &agents, Duration::from_millis(config.drain_ms)).await;
-    }
+    end(config, &agents, handed_over, &mut stop).await;
     // After a hand-over this writes nothing: the directory is the other process's.
     edge.drains.save(&disk, &saved.drains_file());
     edge.log_refusals(true);
     join_shards(threads)
+}
+
+/// Ends what the edge has: everything, or what the process that took over has not.
+async fn end(config: &Config, agents: &Arc<Agents>, handed_over: bool, stop: impl Future<Output = ()>) {
+    let edge = agents.edge();
+    let at_once = || drain::drain(edge, agents, Duration::from_millis(config.drain_ms));
+    if handed_over {
+        let deadline = Duration::from_secs(config.drain_deadline_secs);
+        tokio::select! {
+            () = drain::hand_over(edge, agents, deadline) => {}
+            () = stop => at_once().await,
+        }
+    } else {
+        // Without a service manager there is nothing to notify.
+        let _ = sd_notify::notify(&[NotifyState::Stopping]);
+        at_once().await;
+    }
 }
 
 /// What a process that takes over from this one is given.

@@ -130,7 +130,7 @@ async fn take(agents: &Arc<Agents>, id: EdgeId, told: Told, named: &mut Option<o
             let taken = spawn_blocking(move || {
                 let report: Arc<SessionReport> = Arc::from(report);
                 let account = report.account;
-                let news = agents.peers.older_session(agents.edge(), (id, session), report, own_tls, moves);
+                let news = agents.peers.older_session(agents.edge(), (id, session), &report, own_tls, moves);
                 agents.heard_drains(account, &news);
             });
             if let Err(error) = taken.await {

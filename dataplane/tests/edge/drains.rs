@@ -129,9 +129,9 @@ async fn a_drained_member_gets_no_new_work_keeps_what_it_has_and_is_the_last_res
     assert_eq!(answers(&lab, 8).await, BTreeMap::from([("a".into(), 4), ("b".into(), 4)]));
     assert_eq!(drain(&mut lab, rest, false).await, CommandOutcome::Taken);
     if other == "a" {
-        a.kill()
+        a.kill();
     } else {
-        b.kill()
+        b.kill();
     }
     soon("its end", || members(&lab).len() == 1).await;
     let last = if other == "a" { "b" } else { "a" };

@@ -114,7 +114,7 @@ impl Directory {
             ToEdge::Peer(peer) => self.table().peer(edge, peer),
             ToEdge::PeerGone { edge: gone } => self.table().gone(edge, gone),
             ToEdge::PeerSession { edge: at, session, report } => {
-                return self.table().session(edge, (at, session), report, BTreeMap::new());
+                return self.table().session(edge, (at, session), &report, BTreeMap::new());
             }
             ToEdge::PeerSessionEnded { edge: at, session } => self.table().ended(edge, (at, session)),
             ToEdge::PeersTold => {
@@ -258,7 +258,7 @@ impl Table {
         &mut self,
         edge: &Edge,
         at: (EdgeId, TunnelSessionId),
-        report: Arc<SessionReport>,
+        report: &Arc<SessionReport>,
         own_tls: BTreeMap<EndpointId, OwnTls>,
     ) -> Vec<String> {
         let feed = self.feed;
@@ -268,7 +268,7 @@ impl Table {
             return Vec::new();
         }
         if peer.older.is_none() && peer.about.reach.peers.is_empty() {
-            return hear_drains(edge, &report);
+            return hear_drains(edge, report);
         }
         let is_full = peer.sessions.len() >= SESSIONS_MAX;
         match peer.sessions.get_mut(&at.1) {
@@ -280,10 +280,10 @@ impl Table {
                     return Vec::new();
                 }
                 session.own_tls = own_tls;
-                if session.report == report {
+                if session.report == *report {
                     return Vec::new();
                 }
-                session.report = Arc::clone(&report);
+                session.report = Arc::clone(report);
             }
             None if is_full => {
                 tracing::error!(peer = %at.0, "another edge has more than {SESSIONS_MAX} sessions; one is left out");
@@ -293,7 +293,7 @@ impl Table {
                 self.by_account.entry(report.account).or_default().insert(at);
                 self.by_credential.entry(report.credential).or_default().insert(at);
                 let (served, processes, shown) = (BTreeMap::new(), BTreeSet::new(), Shown::default());
-                let report = Arc::clone(&report);
+                let report = Arc::clone(report);
                 let session = Session { named: feed, report, own_tls, served, processes, shown };
                 peer.sessions.insert(at.1, session);
             }
@@ -302,7 +302,7 @@ impl Table {
             open_ways(edge, &peer.way);
         }
         // Before visitors find what is drained.
-        let news = hear_drains(edge, &report);
+        let news = hear_drains(edge, report);
         let tables = edge.tables.load();
         self.serve(edge, at, &tables, &Has::of(edge), &|_| false);
         news

@@ -45,7 +45,7 @@ impl Directory {
         &self,
         edge: &Edge,
         at: (EdgeId, TunnelSessionId),
-        report: Arc<SessionReport>,
+        report: &Arc<SessionReport>,
         own_tls: BTreeMap<EndpointId, OwnTls>,
         moves: bool,
     ) -> Vec<String> {
