@@ -79,6 +79,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
     debian("unshare", "util-linux", true),
     debian("cat", "coreutils", true),
     debian("cp", "coreutils", true),
+    debian("date", "coreutils", true),
     debian("id", "coreutils", true),
     debian("mkdir", "coreutils", true),
     debian("sleep", "coreutils", true),
