@@ -130,7 +130,7 @@ impl RawStream {
     }
 
     /// Splices it with a client's socket, of which all that was read has been passed on, until both have ended. None: the session
-    /// ended first. Unless both ended in order the agent's side sees an abort; what the client sees is the caller's to say. Who drops
+    /// ended first. Unless both ended in order the agent's side sees an abort; what the client sees is the caller's to say. A caller that drops
     /// the future before it is ready calls [`RawStream::abort_on_close`].
     pub async fn join(&mut self, client: &mut Socket, limits: IdleLimits) -> Option<Ended> {
         let Self { socket, ended, .. } = self;

@@ -535,7 +535,7 @@ async fn a_way_from_which_nothing_is_heard_gives_no_raw_connection() {
     };
     visits().await;
     assert!(two.visitors.edge.peers.ways()[&id(1)].session.is_silent());
-    // Nobody claims one there any more; who goes to the third edge is confirmed.
+    // Nobody claims one there any more; a visitor of the third edge is confirmed.
     let lost = unconfirmed(&two.visitors);
     visits().await;
     assert_eq!((unconfirmed(&two.visitors), streams()), (lost, before));
@@ -625,7 +625,7 @@ async fn who_was_given_no_key_gets_nothing() {
     let metrics = &two.agents.edge.metrics;
     until(|| metrics.peer_raw_refused.get() == 9).await;
     assert_eq!(metrics.peer_raw_connections_open.get(), 0);
-    // Who has the key is let in, until the connection that it was given over ends.
+    // An edge with the key is let in, until the connection that it was given over ends.
     let (mut good, ..) = proven(two.at, &offer).await;
     until(|| metrics.peer_raw_connections_open.get() == 1).await;
     drop(mux);

@@ -71,7 +71,7 @@ async fn serve(agent: &Agent) -> (EndpointId, String) {
     (EndpointId::new(id), reply.id)
 }
 
-/// Who answers, in so many visits.
+/// Which services answer, in so many visits.
 async fn answers(lab: &Lab, visits: usize) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for _ in 0..visits {

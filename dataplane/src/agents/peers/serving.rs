@@ -1,4 +1,4 @@
-//! What streams of another edge share, whatever they come on: whose they are, whether one is served, and to which agent it goes.
+//! What streams of another edge share, whatever they come on: their account, whether one is served, and to which agent it goes.
 
 use std::fmt;
 use std::sync::Arc;

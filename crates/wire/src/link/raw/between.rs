@@ -11,7 +11,7 @@
 //! ```
 //!
 //! The key is one that the agent's edge gave over a connection of mutual TLS; the greeting names that connection. The claim
-//! is as between edge and agent, but seals the other way: who proves is who claims. Proof, claim and answer have keys of their
+//! is as between edge and agent, but the side that proves itself also claims. Proof, claim and answer have keys of their
 //! own, each of which seals once. The answer is sealed too: nobody on the way can have an upstream taken for one that is down.
 
 use aws_lc_rs::aead::{Aad, LessSafeKey};
