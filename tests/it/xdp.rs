@@ -337,9 +337,11 @@ open(sys.argv[3] + '.ready', 'w').close()
 while not os.path.exists(sys.argv[4]):
     time.sleep(0.05)
 stream.sendall(b'GET /patients HTTP/1.0\r\nhost: rooms\r\n\r\n')
+said = b''
+while b'Ada Tidewater' not in said and (piece := stream.recv(65536)):
+    said += piece
 with open(sys.argv[3] + '.new', 'wb') as answer:
-    while piece := stream.recv(65536):
-        answer.write(piece)
+    answer.write(said)
 os.rename(sys.argv[3] + '.new', sys.argv[3])
 ";
 
