@@ -87,7 +87,6 @@ pub(crate) const PROGRAMS: &[Program] = &[
     debian("sed", "sed", true),
     debian("true", "coreutils", true),
     debian("sha256sum", "coreutils", true),
-    debian("date", "coreutils", true),
     // Verbs alone.
     debian("timeout", "coreutils", false),
     debian("taskset", "util-linux", false),
