@@ -123,20 +123,16 @@ fn owner(session: &AgentSession, permits: (LinkCount, GaugeGuard, GaugeGuard, Co
 #[derive(Debug, thiserror::Error)]
 enum NoRaw {
     #[error(transparent)]
-    Greeting(#[from] NoGreeting),
-    #[error(transparent)]
-    Raw(#[from] RawError),
-    #[error("the connection failed: {0}")]
-    Io(#[from] std::io::Error),
+    Unproven(#[from] Unproven),
     #[error("not proven within {HANDSHAKE_SECS_MAX} s")]
     TimedOut,
     #[error("the session has as many links as it may, or its account allows none")]
     NotAllowed,
 }
 
-/// Why there is no greeting of a raw link.
+/// Why a raw link proves nothing.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NoGreeting {
+pub(super) enum Unproven {
     #[error(transparent)]
     Raw(#[from] RawError),
     #[error("the connection failed: {0}")]
@@ -145,17 +141,29 @@ pub(super) enum NoGreeting {
     Hasty,
 }
 
-/// Reads the greeting of a raw link.
-pub(super) async fn read_greeting(socket: &mut Socket) -> Result<Greeting, NoGreeting> {
+/// What the other side of a raw link said until now.
+pub(super) struct Answered {
+    pub(super) greeting: Greeting,
+    /// The answer to the greeting.
+    pub(super) nonce: Nonce,
+    pub(super) proof: [u8; PROOF_BYTES],
+}
+
+/// Reads the greeting of a raw link, answers it, and reads the proof.
+pub(super) async fn read_proof(socket: &mut Socket) -> Result<Answered, Unproven> {
     while socket.peeked().len() < GREETING_BYTES {
         if socket.peek_more().await? == 0 {
             return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
         }
     }
-    let greeting: &[u8; GREETING_BYTES] = socket.peeked().try_into().map_err(|_| NoGreeting::Hasty)?;
+    let greeting: &[u8; GREETING_BYTES] = socket.peeked().try_into().map_err(|_| Unproven::Hasty)?;
     let greeting = Greeting::decode(greeting)?;
     socket.consume(GREETING_BYTES);
-    Ok(greeting)
+    let nonce: Nonce = random::bytes();
+    socket.write_all(&nonce).await?;
+    let mut proof = [0; PROOF_BYTES];
+    socket.read_exact(&mut proof).await?;
+    Ok(Answered { greeting, nonce, proof })
 }
 
 /// Whether a raw link begins here, as soon as the first bytes tell.
@@ -184,8 +192,9 @@ pub(super) async fn serve_raw(
     let edge = shard.edge();
     let peer = socket.peer().ip();
     let proven = timeout(Duration::from_secs(HANDSHAKE_SECS_MAX), prove(agents, &mut socket)).await;
-    let parked = proven.map_err(|_| NoRaw::TimedOut).flatten().and_then(|(session, sealing)| {
-        let socket = socket.for_link()?;
+    let proven = proven.map_err(|_| NoRaw::TimedOut).and_then(|proven| Ok(proven?));
+    let parked = proven.and_then(|(session, sealing)| {
+        let socket = socket.for_link().map_err(Unproven::from)?;
         let account = session.identity().account;
         let welcome = edge.tables.load().restrictions.admit(account, IpRestrictionKind::Agent, peer);
         if !welcome || !session.state.is_alive() || !session.state.takes_raw() {
@@ -206,15 +215,11 @@ pub(super) async fn serve_raw(
 
 /// Which session the link belongs to, as its agent proves. A session that is not here fails like one whose key the peer does
 /// not hold.
-async fn prove(agents: &Agents, socket: &mut Socket) -> Result<(Arc<AgentSession>, Sealing), NoRaw> {
-    let greeting = read_greeting(socket).await?;
+async fn prove(agents: &Agents, socket: &mut Socket) -> Result<(Arc<AgentSession>, Sealing), Unproven> {
+    let Answered { greeting, nonce, proof } = read_proof(socket).await?;
     let session = agents.sessions.get(TunnelSessionId::new(greeting.session));
     let key = session.as_ref().and_then(|session| session.links.raw_key().cloned());
-    let nonce: Nonce = random::bytes();
     let side = EdgeSide::new(&key.unwrap_or_else(|| RawKey::new(random::bytes())), &greeting, &nonce);
-    socket.write_all(&nonce).await?;
-    let mut proof = [0; PROOF_BYTES];
-    socket.read_exact(&mut proof).await?;
     let sealing = side.check(proof)?;
     Ok((session.ok_or(RawError::Forged)?, sealing))
 }

@@ -9,8 +9,8 @@ use ebbgate_model::TunnelSessionId;
 use ebbgate_tunnel::reset_code;
 use ebbgate_wire::link::raw::between::{Answering, HolderSide};
 use ebbgate_wire::link::raw::{
-    CLAIM_LENGTH_BYTES, Claim, HANDSHAKE_SECS_MAX, Nonce, OpeningKey, PARKED_SECS_MAX, PROOF_BYTES, RawError,
-    RawKey, claim_length,
+    CLAIM_LENGTH_BYTES, Claim, HANDSHAKE_SECS_MAX, OpeningKey, PARKED_SECS_MAX, RawError, RawKey,
+    claim_length,
 };
 use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -18,7 +18,7 @@ use tokio::time::{Duration, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::super::allowance::Permit;
-use super::super::links::{NoGreeting, read_greeting};
+use super::super::links::{Answered, Unproven, read_proof};
 use super::super::registry::Agents;
 use super::raw_keys::Given;
 use super::serving::{From, Served, Serving};
@@ -40,11 +40,7 @@ const ANSWER_READ_BYTES: usize = 16 << 10;
 #[derive(Debug, thiserror::Error)]
 enum NoRaw {
     #[error(transparent)]
-    Greeting(#[from] NoGreeting),
-    #[error(transparent)]
-    Raw(#[from] RawError),
-    #[error("the connection failed: {0}")]
-    Io(#[from] std::io::Error),
+    Unproven(#[from] Unproven),
     #[error("not proven, or a claim cut in two, within {HANDSHAKE_SECS_MAX} s")]
     TimedOut,
     #[error("too many prove themselves at once")]
@@ -90,7 +86,8 @@ pub(super) async fn serve(shard: Shard, agents: Arc<Agents>, mut socket: Socket,
         () = edge.reached(Stage::HandedOver) => return,
     };
     drop(idle);
-    let claim = match sealed.and_then(|sealed| Ok(sealed.map(|sealed| opening.open(sealed)).transpose()?)) {
+    let open_claim = |sealed| opening.open(sealed).map_err(Unproven::from);
+    let claim = match sealed.and_then(|sealed| Ok(sealed.map(open_claim).transpose()?)) {
         Ok(Some(claim)) => claim,
         // Given up by the other edge.
         Ok(None) => return,
@@ -109,23 +106,18 @@ async fn let_in(shard: &Shard, agents: &Agents, socket: &mut Socket) -> Result<P
     drop(handshake);
     let idle = given.idle.take(1).ok_or(NoRaw::Enough)?;
     let permits = (given.open.take(1).ok_or(NoRaw::Enough)?, shard.edge().limits.admit_spare()?);
-    socket.give_up_on_silence(true)?;
+    socket.give_up_on_silence(true).map_err(Unproven::from)?;
     Ok(Proven { given, opening, answering, idle, permits })
 }
 
 async fn prove(
     agents: &Agents,
     socket: &mut Socket,
-) -> Result<(Arc<Given>, OpeningKey<PeerHeader>, Answering), NoRaw> {
-    let greeting = read_greeting(socket).await?;
+) -> Result<(Arc<Given>, OpeningKey<PeerHeader>, Answering), Unproven> {
+    let Answered { greeting, nonce, proof } = read_proof(socket).await?;
     let given = agents.raw_keys.get(TunnelSessionId::new(greeting.session));
     let key = given.as_ref().map_or_else(|| RawKey::new(random::bytes()), |given| given.key.clone());
-    let nonce: Nonce = random::bytes();
-    let side = HolderSide::new(&key, &greeting, &nonce);
-    socket.write_all(&nonce).await?;
-    let mut proof = [0; PROOF_BYTES];
-    socket.read_exact(&mut proof).await?;
-    let (opening, answering) = side.check(proof)?;
+    let (opening, answering) = HolderSide::new(&key, &greeting, &nonce).check(proof)?;
     Ok((given.ok_or(RawError::Forged)?, opening, answering))
 }
 
@@ -135,9 +127,10 @@ async fn read_claim(socket: &mut Socket) -> Result<Option<Vec<u8>>, NoRaw> {
     if socket.read_exact(&mut length).await.is_err() {
         return Ok(None);
     }
-    let mut sealed = vec![0; claim_length(length)?];
+    let mut sealed = vec![0; claim_length(length).map_err(Unproven::from)?];
     let limit = Duration::from_secs(HANDSHAKE_SECS_MAX);
-    timeout(limit, socket.read_exact(&mut sealed)).await.map_err(|_| NoRaw::TimedOut)??;
+    let read = timeout(limit, socket.read_exact(&mut sealed)).await.map_err(|_| NoRaw::TimedOut)?;
+    read.map_err(Unproven::from)?;
     Ok(Some(sealed))
 }
 
