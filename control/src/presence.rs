@@ -81,7 +81,7 @@ pub struct LiveEdge {
     pub connected: bool,
     /// Seconds by which its clock was ahead of this control's when it connected; None: it did not say.
     pub clock_ahead_secs: Option<UnixSecs>,
-    /// Where it stops those whom allowlists leave out.
+    /// How it enforces allowlists.
     pub enforcement: Enforced,
     /// Where it is reached.
     pub reach: EdgeReach,

@@ -102,7 +102,7 @@ impl Picture {
         Ok(fs::read_to_string(self.guarded.lab.log_dir().join("edge.log"))?)
     }
 
-    /// Who is listed is served; the kernel says nothing to who is not, where user space would close.
+    /// Listed visitors are served. The kernel drops packets of the others; user space would close their connections.
     fn holds(&self) -> Result<()> {
         for (listed, other) in [(VISITORS[0], VISITORS[1]), (VISITORS_6[0], VISITORS_6[1])] {
             let answer = self.visit(listed)?;

@@ -111,7 +111,7 @@ impl Entry {
         }
     }
 
-    /// Where the edge stops those whom allowlists leave out.
+    /// How the edge enforces allowlists.
     pub(super) fn enforced(&self) -> Enforced {
         match &self.feed {
             Feed::Elsewhere(head) => head.about.enforcement,

@@ -42,7 +42,7 @@ pub struct About {
     pub clock_ahead_secs: Option<UnixSecs>,
     /// Whether it runs an OWASP Core Rule Set.
     pub core_rule_set: bool,
-    /// Where it stops those whom allowlists leave out.
+    /// How it enforces allowlists.
     pub enforcement: Enforced,
     /// What its databases of addresses have.
     pub address_data: BTreeSet<String>,

@@ -1,5 +1,5 @@
-//! `EdgeClock`: by how much the clock of an edge is ahead of ours, as its beats say. An edge whose clock is wrong is fed all the
-//! same: what it is not told, it would do as before.
+//! `EdgeClock`: the seconds by which an edge's clock is ahead of ours, from its beats. Control feeds an edge with a wrong clock
+//! all the same: without a feed it would miss revocations.
 
 use ebbgate_model::EdgeId;
 

@@ -89,7 +89,7 @@ impl Sharing {
         })
     }
 
-    /// Whether etcd's history is to be shortened: controls have written too much since it was shortened last.
+    /// Whether etcd is to compact its history: controls wrote too much since the last compaction.
     pub fn is_history_long(&self) -> bool {
         let is_long = self.history.load(Ordering::Relaxed) > HISTORY_BYTES_MAX;
         if is_long {

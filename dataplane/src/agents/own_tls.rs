@@ -1,5 +1,5 @@
-//! Endpoints whose TLS ends with the agent's own certificate, as a process of this edge tells the one that serves. The key goes over
-//! their pair of sockets alone: not to control, to another edge, to a disk or into the log. Pure.
+//! Endpoints that end TLS with a certificate of the agent: an older process tells them to the process that serves. The key goes
+//! over their pair of sockets alone: not to control, to another edge, to a disk or into the log. Pure.
 
 use std::fmt;
 use std::sync::Arc;

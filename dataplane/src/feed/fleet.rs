@@ -248,7 +248,7 @@ mod tests {
         }
         let refused = said(92_800).unwrap_err();
         assert!(refused.contains("82800 s from now") && refused.contains("clock"), "{refused}");
-        // By control's time the one before is about to end: an edge whose own clock is behind takes what there is.
+        // By control's time the old certificate is about to end: an edge with a slow clock takes the new one.
         let control_unix_secs = 92_800 + BACKDATE_SECS;
         let taken = |left| renewed("a:1", &enrolled(92_800), control_unix_secs + left, 10_000).is_ok();
         assert_eq!([-1, LAST_SECS - 1, LAST_SECS].map(taken), [true, true, false]);

@@ -165,8 +165,8 @@ impl AgentDialer {
         })
     }
 
-    /// Claims a raw link for the client whose own TLS begins with these bytes, or a raw connection to the agent's edge. None: there
-    /// is none.
+    /// Claims a raw link, or a raw connection to the agent's edge, for a client. `hello`: the first bytes of the client's TLS.
+    /// None: no raw link or connection is ready.
     pub async fn open_raw(
         &self,
         agent: &AgentRef,

@@ -122,8 +122,8 @@ impl PeerPool {
         self.wake.notify_one();
     }
 
-    /// Claims a connection for a visitor, and waits until the other edge serves him. After one that fails, what the visitor said
-    /// goes another way; the upstream may have had it already.
+    /// Claims a connection for a visitor, and waits until the other edge confirms. After a failure the caller sends the visitor's
+    /// bytes another way; the upstream may have had them already.
     async fn claim(
         &self,
         link: PeerLink,

@@ -1,4 +1,4 @@
-//! Raw connections between two edges: the visitor's own TLS without a second encryption, and everybody who would like to be on one.
+//! Raw connections between two edges: they carry a visitor's own TLS without a second encryption, and refuse all other peers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -68,7 +68,7 @@ fn hello(config: &Arc<rustls::ClientConfig>) -> Vec<u8> {
     bytes
 }
 
-/// A visitor who says a hello, and then what a test likes: no edge reads on.
+/// A visitor who sent a TLS hello. The test sends the rest: no edge parses it.
 async fn visit(lab: &Lab) -> (TcpStream, usize) {
     let hello = hello(&lab.authority.client(None, false));
     let mut stream = TcpStream::connect(lab.tls).await.unwrap();

@@ -243,7 +243,7 @@ impl Connection {
         })
     }
 
-    /// The health of a new endpoint, whose changes are counted, logged and told to control. `member`: by what operators know it.
+    /// The health of a new endpoint. The edge counts and logs its changes, and tells control. `member`: its name in drains.
     fn health(&self, session: &AgentSession, url: &EndpointUrl, member: &str) -> Arc<Health> {
         let slow_start = self.shard.edge().outliers.slow_start;
         let account = session.account();
