@@ -31,10 +31,11 @@ use ebbgate_model::{
 };
 use ebbgate_tunnel::driver::{self, Incoming, Stream};
 use ebbgate_tunnel::quic::Port;
-use ebbgate_tunnel::rpc_io::{call, read_object, read_proxy_header};
+use ebbgate_tunnel::rpc_io::{call, read_object, read_proxy_header, read_request, write_object};
 use ebbgate_wire::mux::{Limits, Role};
 use ebbgate_wire::rpc::{
-    Auth, AuthReply, Bind, BindReply, ProxyHeader, Secret, StopTunnel, StreamKind, Unbind, UnbindReply,
+    Auth, AuthReply, Bind, BindReply, Outcome, ProxyHeader, Secret, StopTunnel, StreamKind, Unbind,
+    UnbindReply,
 };
 use ebbgate_wire::ticket::TicketKey;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
@@ -501,6 +502,10 @@ impl Agent {
                 StreamKind::Proxy => {
                     let header = read_proxy_header(&mut stream).await.unwrap();
                     return (header, stream);
+                }
+                StreamKind::Move => {
+                    read_request(&mut stream, StreamKind::Move).await.unwrap();
+                    write_object(&mut stream, &Outcome { error: String::new() }).await.unwrap();
                 }
                 StreamKind::Heartbeat => drop(tokio::spawn(ebbgate_tunnel::heartbeat::echo(stream, || {}))),
                 other => panic!("{other}"),

@@ -31,6 +31,8 @@ use crate::peers::{id, peer, proof};
 const TARGET: &str = "tcp://db.clinic1.internal:433";
 /// Served with a certificate of the agent's own.
 const OWN: &str = "own.example.com";
+/// The name of an agent's process, which serves at several edges or processes at once.
+const PROCESS: &str = "agent1";
 /// Seconds a test waits for a state.
 const WAIT_SECS_MAX: u64 = 30;
 
@@ -363,7 +365,7 @@ fn hand_over_port(older: &Lab, newer: &Lab, port: u16) {
 #[tokio::test]
 async fn a_lent_port_is_the_agents_again_at_the_process_that_takes_over() {
     // An agent that serves at both processes at once, and one that connects anew in place of its session.
-    for name in ["agent-1", ""] {
+    for name in [PROCESS, ""] {
         let (mut older, mut newer) = (process(), process());
         // Ports that no other test takes.
         older.change(|program| program.settings.random_tcp_ports = Some(32_000..=32_700));
@@ -374,7 +376,7 @@ async fn a_lent_port_is_the_agents_again_at_the_process_that_takes_over() {
         assert_eq!(lent.error, "");
         let port: u16 = lent.url.rsplit(':').next().unwrap().parse().unwrap();
         let previous = Previous { process: name.into(), ..before.previous() };
-        let _before = before.echo(b"before");
+        let before = before.echo(b"before");
         let visit = async || exchange(TcpStream::connect(("127.0.0.1", port)).await?, b"").await;
         assert_eq!(visit().await.unwrap(), b"before");
 
@@ -400,6 +402,8 @@ async fn a_lent_port_is_the_agents_again_at_the_process_that_takes_over() {
         // Nothing of the older process takes the port away, and it is lent no longer than the endpoint lives.
         let credential = credential_id(TOKEN);
         let known = if name.is_empty() { previous.client_id } else { format!("{credential}/{name}") };
+        before.kill();
+        until("its session before has ended", || older.agents.sessions.all().is_empty()).await;
         drop(older);
         until("its session before is forgotten", || !newer.agents.peers.knows(credential, &known)).await;
         assert_eq!(visit().await.unwrap(), b"after");
@@ -431,8 +435,12 @@ async fn visitors_of_another_edge_keep_their_streams_and_reach_what_stays_throug
     older.edge.mailboxes.listen(&Entrance::Peers, listeners);
     joined(&older, 1, 2, None);
     joined(&other, 2, 1, Some(at));
-    let agent = older.agent(TOKEN).await;
-    agent.bind(TARGET).await;
+    let as_before = Previous { process: PROCESS.into(), ..Previous::default() };
+    let agent = Agent::connect(&older, TOKEN, "localhost", &as_before).await;
+    let agent = agent.unwrap_or_else(|reply| panic!("{reply:?}"));
+    let numbered = json!({ "PoolingEnabled": true, "Number": 1 });
+    assert_eq!(agent.try_bind(TARGET, json!({}), numbered.clone()).await.error, "");
+    let before = agent.previous();
     let _agent = agent.echo(b"");
     let tell = || {
         for (session, report) in told(&older) {
@@ -474,4 +482,14 @@ async fn visitors_of_another_edge_keep_their_streams_and_reach_what_stays_throug
     drop(stream);
     until("its connections end", || older.edge.metrics.peer_connections_open.get() == 0).await;
     assert_eq!(exchange(other.visit().await, b"x").await.unwrap(), b"x");
+    // The agent serves at the process that serves too, and the other edge has not heard of it.
+    let anew = Previous { process: PROCESS.into(), ..before };
+    let anew = Agent::connect(&newer, TOKEN, "localhost", &anew).await;
+    let anew = anew.unwrap_or_else(|reply| panic!("{reply:?}"));
+    assert_eq!(anew.try_bind(TARGET, json!({}), numbered).await.error, "");
+    let anew = anew.echo(b"anew");
+    assert_eq!(exchange(other.visit().await, b"").await.unwrap(), b"anew");
+    anew.kill();
+    until("it serves there no more", || !serves(&newer)).await;
+    assert_ne!(exchange(other.visit().await, b"x").await.unwrap_or_default(), b"x");
 }

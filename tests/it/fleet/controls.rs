@@ -124,8 +124,10 @@ fn edges_of_two_controls_know_each_other_and_the_end_of_a_control_costs_no_visit
     let mut agent = fleet.agent("agent", &token, REST_INTERNAL, &fleet.paris)?;
     let session = sessions(&[&first, &second], 1)?.remove(0);
     for api in [&first, &second] {
-        let endpoints = list(api, "/endpoints", "endpoints")?;
-        assert!(endpoints.iter().any(|endpoint| endpoint["url"] == REST_INTERNAL), "{endpoints:?}");
+        soon("its endpoint at each control", || {
+            let endpoints = list(api, "/endpoints", "endpoints")?;
+            Ok(endpoints.iter().any(|endpoint| endpoint["url"] == REST_INTERNAL).then_some(()))
+        })?;
     }
     let visitor = Visitor::of(&fleet.lab)?.at(fleet.rome.https());
     soon("a visitor at rome to reach the agent at paris", || {

@@ -368,8 +368,8 @@ impl Table {
             let own_tls = session.own_tls.get(id);
             let offer = Offer { way, at: place, session: &report, report: said, own_tls, before: endpoint };
             match offer.endpoint(tables, has) {
-                Ok(endpoint) if peer.older.is_some() && shown::is_at_home(edge, &endpoint) => {
-                    session.shown.supersede(*id);
+                Ok(endpoint) if peer.older.is_some() && shown::at_home(edge, &endpoint).is_some() => {
+                    session.shown.supersede(endpoint);
                     if let Some(served) = before {
                         withdraw(edge, &served);
                     }

@@ -56,15 +56,17 @@ impl Serving {
     pub(super) fn admit(&self, header: &PeerHeader) -> Result<Served, Code> {
         let session = self.agents.sessions.get(header.session);
         // Another edge reaches sessions of this edge's older processes through this one; a process of this edge connects to each.
-        let asker = match self.from {
-            From::Newer => Asker::Newer,
-            From::Edge(_) if session.is_some() => Asker::Edge,
-            From::Edge(_) => Asker::EdgeOfOlder,
-        };
-        let found = if asker == Asker::EdgeOfOlder {
-            self.agents.peers.older_endpoint(header.session, header.endpoint)
-        } else {
-            session.and_then(|session| session.endpoint(header.endpoint))
+        let (found, asker) = match (self.from, session) {
+            (From::Newer, session) => {
+                (session.and_then(|session| session.endpoint(header.endpoint)), Asker::Newer)
+            }
+            (From::Edge(_), Some(session)) => (session.endpoint(header.endpoint), Asker::Edge),
+            (From::Edge(_), None) => {
+                let peers = &self.agents.peers;
+                let found = peers.older_endpoint(self.shard.edge(), header.session, header.endpoint);
+                let is_here = found.as_ref().is_some_and(|endpoint| !endpoint.is_elsewhere());
+                (found, if is_here { Asker::Edge } else { Asker::EdgeOfOlder })
+            }
         };
         let (agent, origin) = judge(header, found.as_ref(), asker).map_err(|why| {
             self.refused(header, &why);

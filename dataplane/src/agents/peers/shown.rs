@@ -1,7 +1,7 @@
 //! What of a session at an older process of this edge control is told, and what is superseded: endpoints that its agent serves at
 //! this process too. Knows no other session.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ebbgate_model::feed::SessionReport;
@@ -12,7 +12,6 @@ use super::super::line::Asked;
 use super::super::session::report_text_bytes;
 use crate::state::edge::Edge;
 use crate::state::endpoint::{Endpoint, Kind};
-use crate::state::pool::Pool;
 use crate::state::report::Present;
 
 /// A process of this edge that has handed over.
@@ -29,7 +28,8 @@ pub(super) struct Shown {
     pub(super) moves: bool,
     /// Whether the older process knows that the agent serves everything here.
     has_moved: bool,
-    superseded: BTreeSet<EndpointId>,
+    /// As they were.
+    superseded: BTreeMap<EndpointId, Arc<Endpoint>>,
 }
 
 /// The session as control hears of it.
@@ -47,11 +47,16 @@ impl Present for ToldOf {
 
 impl Shown {
     pub(super) fn is_superseded(&self, endpoint: EndpointId) -> bool {
-        self.superseded.contains(&endpoint)
+        self.superseded.contains_key(&endpoint)
     }
 
-    pub(super) fn supersede(&mut self, endpoint: EndpointId) {
-        self.superseded.insert(endpoint);
+    /// The endpoint that the agent serves here, in place of one that is superseded.
+    pub(super) fn instead(&self, edge: &Edge, endpoint: EndpointId) -> Option<Arc<Endpoint>> {
+        at_home(edge, self.superseded.get(&endpoint)?)
+    }
+
+    pub(super) fn supersede(&mut self, endpoint: Arc<Endpoint>) {
+        self.superseded.insert(endpoint.id, endpoint);
     }
 
     /// Control hears of it no more.
@@ -69,9 +74,9 @@ impl Shown {
         report: &SessionReport,
         older: &Older,
     ) {
-        self.superseded.retain(|endpoint| report.endpoints.contains_key(endpoint));
+        self.superseded.retain(|endpoint, _| report.endpoints.contains_key(endpoint));
         let mut left = report.clone();
-        left.endpoints.retain(|endpoint, _| !self.superseded.contains(endpoint));
+        left.endpoints.retain(|endpoint, _| !self.superseded.contains_key(endpoint));
         let is_here = left.endpoints.is_empty() && (self.moves || !self.superseded.is_empty());
         if is_here {
             self.hide(edge, session);
@@ -91,10 +96,11 @@ impl Shown {
     }
 }
 
-/// Whether an agent that is connected here serves the endpoint of an older process.
-pub(super) fn is_at_home(edge: &Edge, endpoint: &Endpoint) -> bool {
-    let members = edge.routes.beside(endpoint);
-    members.iter().flat_map(Pool::members).any(|member| !member.is_elsewhere() && is_same(member, endpoint))
+/// The endpoint of an agent that is connected here, if it is the same as one of an older process.
+pub(super) fn at_home(edge: &Edge, endpoint: &Endpoint) -> Option<Arc<Endpoint>> {
+    let pool = edge.routes.beside(endpoint)?;
+    let mut members = pool.members().iter();
+    members.find(|member| !member.is_elsewhere() && is_same(member, endpoint)).map(Arc::clone)
 }
 
 /// Whether both are the same endpoint of the same agent.

@@ -66,16 +66,18 @@ impl Directory {
         table.peers.get(&id).filter(|peer| peer.has_ways).map(|peer| Arc::clone(&peer.way))
     }
 
-    /// An endpoint that an older process serves.
+    /// An endpoint of a session at an older process. One that is superseded is the agent's here: other edges may not know yet.
     pub(in crate::agents) fn older_endpoint(
         &self,
+        edge: &Edge,
         session: TunnelSessionId,
         endpoint: EndpointId,
     ) -> Option<Arc<Endpoint>> {
         let table = self.table();
         let mut older = table.peers.values().filter(|peer| peer.older.is_some());
         let session = older.find_map(|peer| peer.sessions.get(&session))?;
-        session.served.get(&endpoint).map(|served| Arc::clone(&served.endpoint))
+        let served = session.served.get(&endpoint).map(|served| Arc::clone(&served.endpoint));
+        served.or_else(|| session.shown.instead(edge, endpoint))
     }
 
     /// Asks the older process that has a session. False: none has it, or the process does not read.
@@ -101,9 +103,9 @@ impl Directory {
                 .map(|(id, _)| *id)
                 .collect();
             for id in &same {
-                session.shown.supersede(*id);
                 if let Some(served) = session.served.remove(id) {
                     withdraw(edge, &served);
+                    session.shown.supersede(served.endpoint);
                 }
             }
             if !same.is_empty() {
