@@ -89,7 +89,8 @@ pub(crate) fn prove(words: &[String]) -> Result<()> {
     for program in ["etcd", "etcdctl"] {
         programs::installed(program)?;
     }
-    let mut lab = lab(verb, Profile::Release, None)?;
+    // What is proven is no speed, and this is built in half the time of a release.
+    let mut lab = lab(verb, Profile::Quick, None)?;
     lab.args(flags);
     replace(lab)
 }
