@@ -414,7 +414,7 @@ async fn lead_compaction(app: App, sharing: Arc<Sharing>) {
             loop {
                 often.tick().await;
                 // Chunks of sessions are long: few of their revisions may be as much as many of records.
-                let is_much = sharing.is_history_long();
+                let is_much = sharing.take_excess_history();
                 let kept = if is_much { REVISIONS_KEPT / 10 } else { REVISIONS_KEPT };
                 if let Err(error) = Etcd::compact_old(&*store, kept).await {
                     tracing::warn!(error = %ErrorChain(&error), "old revisions could not be compacted away");

@@ -89,7 +89,7 @@ pub(crate) fn prove(words: &[String]) -> Result<()> {
     for program in ["etcd", "etcdctl"] {
         programs::installed(program)?;
     }
-    // What is proven is no speed, and this is built in half the time of a release.
+    // A proof measures no speed, so it does not need the link-time optimisation of a release.
     let mut lab = lab(verb, Profile::Quick, None)?;
     lab.args(flags);
     replace(lab)

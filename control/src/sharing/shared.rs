@@ -89,13 +89,13 @@ impl Sharing {
         })
     }
 
-    /// Whether etcd is to compact its history: controls wrote too much since the last compaction.
-    pub fn is_history_long(&self) -> bool {
-        let is_long = self.history.load(Ordering::Relaxed) > HISTORY_BYTES_MAX;
-        if is_long {
+    /// Whether controls wrote more than 256 MiB since this was last true. Etcd then has to keep fewer revisions.
+    pub fn take_excess_history(&self) -> bool {
+        let is_due = self.history.load(Ordering::Relaxed) > HISTORY_BYTES_MAX;
+        if is_due {
             self.history.store(0, Ordering::Relaxed);
         }
-        is_long
+        is_due
     }
 
     /// What controls tell each other was seen just now.

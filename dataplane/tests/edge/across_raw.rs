@@ -68,7 +68,7 @@ fn hello(config: &Arc<rustls::ClientConfig>) -> Vec<u8> {
     bytes
 }
 
-/// A visitor who sent a TLS hello. The test sends the rest: no edge parses it.
+/// Opens a visitor's connection and sends a TLS hello. The test sends the rest, which no edge parses.
 async fn visit(lab: &Lab) -> (TcpStream, usize) {
     let hello = hello(&lab.authority.client(None, false));
     let mut stream = TcpStream::connect(lab.tls).await.unwrap();
